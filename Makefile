@@ -1,0 +1,58 @@
+# Everything a developer or a first-time user calls. `make help` lists it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DATA   ?= .headrace
+PORT   ?= 8080
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lock docs clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Make .venv and download everything; starts nothing
+
+run: setup ## Bring everything up, play the sample batch, stay until Ctrl-C (DATA=folder PORT=8080)
+	@$(BIN)/headrace up --data '$(DATA)' --port '$(PORT)' --sample tests/data/sample-batch.json
+
+test: setup ## Run every test
+	@$(BIN)/pytest
+
+check: setup ## Lint, format, types, tidiness
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q tests/test_tidy.py
+
+lock: setup ## Resolve the dependencies anew: requirements*.txt and Kafka's jars
+	@$(BIN)/uv pip compile $(COMPILE) --extra build -o requirements.txt pyproject.toml
+	@$(BIN)/uv pip compile $(COMPILE) --extra build --extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+	@scratch=$$(mktemp -d) && $(BIN)/python -m deploy.local.kafka_jars "$$scratch" && rm -r "$$scratch"
+
+docs: setup ## Write the pages that are made from the code
+	@$(BIN)/python -m deploy.settings_page docs/settings.md
+
+clean: ## Remove .venv and caches; data folders stay
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+COMPILE := --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command 'make lock'
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer: name one with PYTHON=, as in make setup PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment can be made: is Python's venv module installed (python3-venv)?" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.packages: requirements-dev.txt pyproject.toml | $(VENV)/.python
+	@echo "installing the packages (hashes checked)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt \
+		|| { echo "the packages cannot be installed: check the network and run make setup again" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.packages deploy/local/kafka.lock.toml
+	@$(BIN)/headrace setup
+	@touch $@

@@ -1,0 +1,1 @@
+"""How Headrace runs: the command line, the local Kafka and Postgres, migrations, images."""

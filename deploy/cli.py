@@ -1,0 +1,64 @@
+"""The command line: ``headrace COMMAND``. Each command lives in a module of its own and is loaded when it is used."""
+
+import errno
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from deploy.errors import DeployError
+from schemas.settings import SettingsError
+
+_COMMANDS = {
+    "up": "deploy.commands.up:up",
+    "down": "deploy.commands.down:down",
+    "status": "deploy.commands.status:status",
+    "send": "deploy.commands.send:send",
+    "migrate": "deploy.commands.services:migrate",
+    "gateway": "deploy.commands.services:gateway",
+    "worker": "deploy.commands.services:worker",
+    "setup": "deploy.commands.setup:setup",
+}
+
+
+class _Commands(click.Group):
+    """Loads a command when it is asked for, and turns what the user can mend into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature
+        try:
+            return super().invoke(ctx)
+        except (DeployError, SettingsError) as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            raise click.ClickException(f"{error.strerror}{where}: free some space or choose another --data") from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("headrace"), prog_name="headrace")
+def cli() -> None:
+    """Headrace: an event pipeline on Kafka and Postgres."""
+
+
+def main() -> None:
+    """Entry point of ``headrace``."""
+    cli.main(prog_name="headrace")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of ``headrace``, a module for each."""

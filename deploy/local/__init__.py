@@ -1,0 +1,1 @@
+"""Real Kafka and real Postgres on loopback, from nothing but Python packages."""

@@ -1,0 +1,100 @@
+"""Creates the Kafka topics, with explicit partitions, replication and settings; safe to run again."""
+
+import asyncio
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.helpers import create_ssl_context
+
+from deploy.errors import DeployError
+from schemas import topics
+from schemas.settings import Settings
+
+_REQUEST_TIMEOUT_MS = 15_000
+_TOTAL_TIMEOUT_S = 60.0
+_APPEAR_POLL_S = 0.05
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """How to reach the brokers, as aiokafka's clients take it."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka,
+        "security_protocol": settings.kafka_security_protocol,
+    }
+    if settings.kafka_security_protocol.startswith("SASL"):
+        options |= {
+            "sasl_mechanism": settings.kafka_sasl_mechanism,
+            "sasl_plain_username": settings.kafka_sasl_username,
+            "sasl_plain_password": settings.kafka_sasl_password,
+        }
+    if settings.kafka_security_protocol.endswith("SSL"):
+        options["ssl_context"] = create_ssl_context(
+            cafile=settings.kafka_ssl_cafile or None,
+            certfile=settings.kafka_ssl_certfile or None,
+            keyfile=settings.kafka_ssl_keyfile or None,
+        )
+    return options
+
+
+def create(settings: Settings) -> list[str]:
+    """Create every topic that is missing; returns the names of those created.
+
+    Raises :class:`DeployError` when Kafka cannot be reached or a topic exists with another number of partitions.
+    """
+    try:
+        return asyncio.run(asyncio.wait_for(_create(settings), _TOTAL_TIMEOUT_S))
+    except (KafkaError, TimeoutError, OSError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DeployError(f"Kafka at {settings.kafka} does not create the topics ({said}): is it up?") from error
+
+
+async def _create(settings: Settings) -> list[str]:
+    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=_REQUEST_TIMEOUT_MS)
+    try:
+        await admin.start()
+        wanted = topics.all_topics(settings.group)
+        present = await _partitions(admin)
+        missing = [topic for topic in wanted if topic.name not in present]
+        if missing:
+            await _create_missing(admin, missing, settings)
+            present = await _appear(admin, missing)
+        _check({topic.name: present[topic.name] for topic in wanted}, settings.partitions)
+        return [topic.name for topic in missing]
+    finally:
+        await admin.close()
+
+
+async def _create_missing(admin: AIOKafkaAdminClient, missing: list[topics.Topic], settings: Settings) -> None:
+    copies = settings.replication_factor
+    extra = topics.overrides(copies)
+    response: Any = await admin.create_topics(
+        [NewTopic(t.name, settings.partitions, copies, topic_configs=t.config | extra) for t in missing]
+    )
+    for name, code, *message in response.topic_errors:
+        # Another migration may run at the same moment; what it made is checked like any other topic.
+        if code not in {0, TopicAlreadyExistsError.errno}:
+            raise for_code(code)(f"{name}: {message[0] if message else ''}")
+
+
+async def _appear(admin: AIOKafkaAdminClient, missing: list[topics.Topic]) -> dict[str, int]:
+    """Wait until the brokers tell of the new topics; the caller bounds the wait."""
+    while True:
+        present = await _partitions(admin)
+        if all(topic.name in present for topic in missing):
+            return present
+        await asyncio.sleep(_APPEAR_POLL_S)
+
+
+async def _partitions(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    """Number of partitions by topic."""
+    return {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics()}
+
+
+def _check(present: dict[str, int], partitions: int) -> None:
+    wrong = [f"{name} has {count}" for name, count in present.items() if count != partitions]
+    if wrong:
+        raise DeployError(
+            f"topics exist with another number of partitions than {partitions} ({', '.join(wrong)}):"
+            " set HEADRACE_PARTITIONS (or --partitions) to theirs; more of them would break the order within programs"
+        )

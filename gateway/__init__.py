@@ -1,0 +1,1 @@
+"""The HTTP side: authenticate, decode, claim, produce, answer; and the queries."""

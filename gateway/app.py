@@ -1,0 +1,74 @@
+"""The gateway as an ASGI application: ``uvicorn gateway.app:app``, with nothing but the environment set.
+
+Importing connects to nothing and reads no settings: both happen at startup. Postgres need not be up for that, since
+Kafka is the buffer. What handlers share is on `app.state`: `settings`, `pool`, `database`, `keys`, `waiting`,
+`cursors`, `intake`.
+"""
+
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from gateway import health, intake, logs, problems, reading
+from gateway.auth import Keys
+from gateway.boundary import RequestBoundary
+from gateway.database import Database, make_pool
+from gateway.reading import CursorSigner
+from gateway.waiting import Waiting
+from schemas.settings import Settings, SettingsError, load
+
+
+@asynccontextmanager
+async def running(app: Starlette, settings: Settings) -> AsyncIterator[None]:
+    """Everything that a serving application needs, started in order and stopped in the reverse order."""
+    state = app.state
+    async with AsyncExitStack() as stack:
+        state.settings = settings
+        state.pool = make_pool(settings)
+        state.database = Database(state.pool, settings)
+        await state.database.start()
+        stack.push_async_callback(state.database.stop)
+        state.keys = Keys(state.database)
+        await state.keys.start()
+        stack.push_async_callback(state.keys.stop)
+        state.waiting = Waiting(state.database)
+        stack.push_async_callback(state.waiting.stop)
+        state.cursors = CursorSigner(state.database)
+        state.intake = intake.Intake(settings, state.pool)
+        await state.intake.start()
+        stack.push_async_callback(state.intake.stop)
+        yield
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+    try:
+        settings = load()
+    except SettingsError as error:
+        sys.exit(f"headrace gateway: {error}")
+    logs.configure(settings)
+    async with running(app, settings):
+        yield {"settings": settings}  # for gateway.protocol, which serves connections before there is a request
+
+
+def create_app() -> Starlette:
+    """The application, not started."""
+    app = Starlette(
+        routes=[*intake.routes(), *reading.routes(), *health.routes()],
+        middleware=[Middleware(RequestBoundary)],
+        exception_handlers={
+            problems.ApiError: problems.on_api_error,
+            HTTPException: problems.on_http_exception,
+        },
+        lifespan=_lifespan,
+    )
+    app.router.redirect_slashes = False  # a wrong path is a 404 of the catalogue
+    return app
+
+
+app = create_app()

@@ -1,0 +1,184 @@
+"""Claims: who owns an idempotency key, decided in Postgres before a record goes to Kafka.
+
+Many requests share a statement: while one is under way, what arrives gathers for the next. The statement looks the
+ids up among the events and claims those that are in neither table. Why it is written as it is:
+
+- The ids are sorted, so that two gateways never wait for each other in a circle.
+- The loser of a race does not see the winner's row in its own snapshot: such ids come back with no owner and are asked
+  for again.
+- A claim is never released here: an identical request may lean on it. The workers' sweeper frees claims.
+- Ids and fingerprints travel as one `bytea`, split in SQL: a quarter of the cost of two arrays.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+from psycopg import Error as PostgresError
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from gateway.ingest import PENDING, Owner
+
+log = structlog.get_logger(__name__)
+
+_STATEMENT_EVENTS_MAX = 2_000
+_RACES_MAX = 10
+_RACE_PAUSE_S = 0.005
+_RETRY_AFTER_FAILURE_S = 1.0
+
+_CLAIM = """
+with input as materialized (
+    select (n - 1)::integer as n,
+           encode(substr(%(ids)s, (n - 1)::integer * 32 + 1, 16), 'hex')::uuid as id,
+           encode(substr(%(ids)s, (n - 1)::integer * 32 + 17, 16), 'hex')::uuid as fingerprint,
+           kafka_partition,
+           substr(%(records)s, record_start, record_length) as record
+    from unnest(%(partitions)s::integer[], %(starts)s::integer[], %(lengths)s::integer[])
+         with ordinality as u (kafka_partition, record_start, record_length, n)
+),
+known as materialized (
+    select i.n, e.fingerprint, e.status from input i join headrace.events e on e.id = i.id
+),
+fresh as (
+    insert into headrace.claims (id, fingerprint, kafka_partition, record)
+    select id, fingerprint, kafka_partition, record from input i
+    where not exists (select from known k where k.n = i.n)
+    order by n
+    on conflict (id) do nothing
+    returning id
+)
+select i.n, coalesce(k.fingerprint, c.fingerprint) as fingerprint, k.status::text
+from input i
+left join known k on k.n = i.n
+left join headrace.claims c on c.id = i.id and k.n is null
+where not exists (select from fresh f where f.id = i.id)
+"""
+
+
+class Claim(NamedTuple):
+    """What one event asks for: its 16-byte `id` and `fingerprint`, its partition, and its record for early readers."""
+
+    id: bytes
+    fingerprint: bytes
+    partition: int
+    record: bytes
+
+
+class ClaimsUnavailableError(Exception):
+    """Postgres did not decide in time; the processors will."""
+
+
+class _Waiting(NamedTuple):
+    claims: Sequence[Claim]
+    owners: "asyncio.Future[dict[bytes, Owner]]"
+
+
+class Claims:
+    """Claims ids for all requests of this process."""
+
+    def __init__(self, pool: AsyncConnectionPool, timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._waiting: list[_Waiting] = []
+        self._runner: asyncio.Task[None] | None = None
+        self._closed_until = 0.0
+
+    async def claim(self, claims: Sequence[Claim]) -> dict[bytes, Owner]:
+        """The owner of each id; an id asked for first is owned by its own fingerprint.
+
+        Raises :class:`ClaimsUnavailableError` when Postgres does not answer, and for a second after, so that an outage
+        costs requests their exact answer but not their time.
+        """
+        if not claims:
+            return {}
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._closed_until:
+            raise ClaimsUnavailableError
+        waiting = _Waiting(claims, loop.create_future())
+        self._waiting.append(waiting)
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run(), name="claims")
+        return await waiting.owners
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._decide(self._take())
+        finally:
+            self._runner = None
+
+    def _take(self) -> list[_Waiting]:
+        """As many waiting requests as one statement may hold, at least one."""
+        taken, events = 0, 0
+        for waiting in self._waiting:
+            events += len(waiting.claims)
+            if taken and events > _STATEMENT_EVENTS_MAX:
+                break
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        return batch
+
+    async def _decide(self, batch: list[_Waiting]) -> None:
+        first: dict[bytes, Claim] = {}
+        for waiting in batch:
+            for claim in waiting.claims:
+                first.setdefault(claim.id, claim)
+        try:
+            owners = await asyncio.wait_for(self._owners(first), self._timeout_s)
+        except (PostgresError, PoolTimeout, TimeoutError, OSError) as error:
+            log.warning("claims deferred: postgres does not answer", reason=repr(error))
+            self._closed_until = asyncio.get_running_loop().time() + _RETRY_AFTER_FAILURE_S
+            for waiting in batch:
+                if not waiting.owners.done():
+                    waiting.owners.set_exception(ClaimsUnavailableError())
+            return
+        for waiting in batch:
+            if not waiting.owners.done():
+                waiting.owners.set_result(owners)
+
+    async def _owners(self, first: dict[bytes, Claim]) -> dict[bytes, Owner]:
+        owners: dict[bytes, Owner] = {}
+        asked = sorted(first.values())
+        for _ in range(_RACES_MAX):
+            lost = await self._ask(asked, owners)
+            if not lost:
+                return owners
+            asked = lost
+            await asyncio.sleep(_RACE_PAUSE_S)
+        raise TimeoutError
+
+    async def _ask(self, asked: list[Claim], owners: dict[bytes, Owner]) -> list[Claim]:
+        """Ask once; fills `owners`, and returns the claims that lost a race against a row not yet visible."""
+        async with self._pool.connection(self._timeout_s) as connection, connection.cursor(binary=True) as cursor:
+            await cursor.execute(_CLAIM, _parameters(asked), prepare=True)
+            rows: list[tuple[int, UUID | None, str | None]] = await cursor.fetchall()
+        lost = []
+        for claim in asked:
+            owners[claim.id] = Owner(claim.fingerprint, PENDING)
+        for number, fingerprint, status in rows:
+            claim = asked[number]
+            if fingerprint is None:
+                lost.append(claim)
+            else:
+                owners[claim.id] = Owner(fingerprint.bytes, status or PENDING)
+        return lost
+
+
+def _parameters(asked: list[Claim]) -> dict[str, bytes | str]:
+    starts, start = [], 1
+    for claim in asked:
+        starts.append(start)
+        start += len(claim.record)
+    return {
+        "ids": b"".join([claim.id + claim.fingerprint for claim in asked]),
+        "records": b"".join([claim.record for claim in asked]),
+        "partitions": _array([claim.partition for claim in asked]),
+        "starts": _array(starts),
+        "lengths": _array([len(claim.record) for claim in asked]),
+    }
+
+
+def _array(numbers: list[int]) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"

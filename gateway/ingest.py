@@ -1,0 +1,173 @@
+"""The way of an event through the gateway: bytes → what is to be done → answer. Decisions only, no I/O.
+
+Read top to bottom: a body is read into items; the claims say whose payload each key has; what agrees is produced; each
+item is answered in the order it came.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from gateway.batches import NotJsonError, split_batch
+from schemas.errors import IDEMPOTENCY_CONFLICT, INVALID_EVENT, INVALID_JSON, INVALID_PROGRAM_ID, UNAVAILABLE, ErrorCode
+from schemas.event import Event, EventReader, InvalidEventError, readable_ids
+from schemas.identity import uuid_text
+
+PENDING = "PENDING"
+
+
+class Refusal(NamedTuple):
+    """Why an item is not accepted; `field` is empty where no single field is to blame."""
+
+    code: ErrorCode
+    message: str
+    field: str
+    ids: dict[str, str]
+
+
+Item = Event | Refusal
+
+
+class Owner(NamedTuple):
+    """Whose payload a key has: the winner's fingerprint (16 bytes), and its event's present status."""
+
+    fingerprint: bytes
+    status: str
+
+
+class EventAnswer(msgspec.Struct):
+    """An event as ingestion answers it."""
+
+    id: str
+    idempotency_key: str
+    program_id: str
+    participant_id: UUID | None
+    external_id: str | None
+    event_timestamp: str
+    status: str
+
+
+class AcceptedItem(msgspec.Struct):
+    """A batch item that Kafka has."""
+
+    index: int
+    event: EventAnswer
+    status: Literal["accepted"] = "accepted"
+
+
+class RefusedItem(msgspec.Struct):
+    """A batch item that was not accepted, and whether sending it again can help."""
+
+    index: int
+    error: str
+    code: str
+    retryable: bool
+    event: dict[str, Any]
+    status: Literal["error"] = "error"
+
+
+class BatchAnswer(msgspec.Struct):
+    """The answer to a batch: `total` = `success_count` + `error_count`, results in the order of the input."""
+
+    total: int
+    success_count: int
+    error_count: int
+    results: list[AcceptedItem | RefusedItem]
+
+
+def read_items(reader: EventReader, body: bytes, may_use: Callable[[bytes], bool]) -> list[Item]:
+    """Read each event of a batch. Raises :class:`NotJsonError` or :class:`BadBatchError` for the batch as a whole."""
+    items = [read_item(reader, raw, may_use) for raw in split_batch(body)]
+    if any(isinstance(item, Refusal) and item.code is INVALID_JSON and not item.field for item in items):
+        raise NotJsonError
+    return items
+
+
+def read_item(reader: EventReader, raw: bytes, may_use: Callable[[bytes], bool]) -> Item:
+    """Read one event, which is for a program that the key may use (`may_use` takes its 16 bytes)."""
+    try:
+        event = reader.read(raw)
+    except InvalidEventError as error:
+        return Refusal(error.code, str(error), error.field, readable_ids(raw))
+    if may_use(event.program.packed):
+        return event
+    return Refusal(INVALID_PROGRAM_ID, "invalid program_id", "program_id", readable_ids(raw))
+
+
+def first_of_each(items: Sequence[Item]) -> dict[bytes, Event]:
+    """The events by id; of several with one id the first, since the later item of a batch loses."""
+    first: dict[bytes, Event] = {}
+    for item in items:
+        if isinstance(item, Event):
+            first.setdefault(item.id, item)
+    return first
+
+
+def judge(items: Sequence[Item], owners: Mapping[bytes, Owner]) -> list[Item]:
+    """Refuse what carries another payload than its key's owner."""
+    return [
+        _refuse(item, IDEMPOTENCY_CONFLICT, "the idempotency_key was used with a different payload")
+        if isinstance(item, Event) and owners[item.id].fingerprint != item.fingerprint
+        else item
+        for item in items
+    ]
+
+
+def owners_within(first: Mapping[bytes, Event]) -> dict[bytes, Owner]:
+    """The owners as far as the request itself can tell: each first event owns its key."""
+    return {id_: Owner(event.fingerprint, PENDING) for id_, event in first.items()}
+
+
+def refuse_lost(items: Sequence[Item], lost: set[int]) -> list[Item]:
+    """Refuse the items at the indexes `lost`, which Kafka did not acknowledge in time."""
+    message = "Kafka did not acknowledge in time; send it again"
+    return [
+        _refuse(item, UNAVAILABLE, message) if index in lost and isinstance(item, Event) else item
+        for index, item in enumerate(items)
+    ]
+
+
+def answer_batch(items: Sequence[Item], owners: Mapping[bytes, Owner]) -> BatchAnswer:
+    """The answer to a batch."""
+    results = [_answer_item(index, item, owners) for index, item in enumerate(items)]
+    refused = sum(isinstance(item, Refusal) for item in items)
+    return BatchAnswer(len(items), len(items) - refused, refused, results)
+
+
+def answer_event(event: Event, status: str) -> EventAnswer:
+    """An accepted event as answers show it."""
+    fields = event.fields
+    return EventAnswer(
+        uuid_text(event.id),
+        fields.idempotency_key,
+        fields.program_id,
+        fields.participant_id,
+        fields.external_id,
+        fields.event_timestamp,
+        status,
+    )
+
+
+def _answer_item(index: int, item: Item, owners: Mapping[bytes, Owner]) -> AcceptedItem | RefusedItem:
+    if isinstance(item, Refusal):
+        # A batch's codes are those of single events; what is no JSON at all is no valid event either.
+        code = INVALID_EVENT if item.code is INVALID_JSON else item.code
+        return RefusedItem(index, item.message, code.code, code.retryable, dict(item.ids))
+    return AcceptedItem(index, answer_event(item, owners[item.id].status))
+
+
+def _refuse(event: Event, code: ErrorCode, message: str) -> Refusal:
+    fields = event.fields
+    ids = {
+        "id": uuid_text(event.id),
+        "idempotency_key": fields.idempotency_key,
+        "program_id": fields.program_id,
+        "event_timestamp": fields.event_timestamp,
+    }
+    if fields.external_id is not None:
+        ids["external_id"] = fields.external_id
+    if fields.participant_id is not None:
+        ids["participant_id"] = str(fields.participant_id)
+    return Refusal(code, message, "", ids)

@@ -1,0 +1,181 @@
+"""The routes through which events come in, and what they need: claims and the producer."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from psycopg_pool import AsyncConnectionPool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway import ingest
+from gateway.batches import BadBatchError, NotJsonError
+from gateway.bodies import read_body
+from gateway.claims import Claim, Claims, ClaimsUnavailableError
+from gateway.ingest import Item, Owner, Refusal
+from gateway.producer import (
+    Batch,
+    Headers,
+    KafkaUnreachableError,
+    NotAcknowledgedError,
+    Producer,
+    QueueFullError,
+)
+from gateway.problems import ApiError, FieldError
+from schemas import errors
+from schemas.event import Event, EventReader
+from schemas.identity import uuid_text
+from schemas.kafka import partition_of
+from schemas.settings import Settings
+from schemas.timestamps import timestamp_text
+
+_RETRY_AFTER = {"Retry-After": "1"}
+_DEFERRED = {"Idempotency-Check": "deferred"}
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Intake:
+    """What ingestion holds for the whole life of a gateway process."""
+
+    def __init__(self, settings: Settings, pool: AsyncConnectionPool) -> None:
+        self.settings = settings
+        self.reader = EventReader(settings.max_event_bytes)
+        self.producer = Producer(settings)
+        self.claims = Claims(pool, settings.database_timeout_s)
+
+    async def start(self) -> None:
+        """Begin to connect to Kafka; the gateway answers 503 until it has."""
+        await self.producer.start()
+
+    async def stop(self) -> None:
+        """Send what was appended, and close."""
+        await self.producer.stop()
+
+    def kafka_ready(self) -> str | None:
+        """Why Kafka is not reachable, or None where it is."""
+        return self.producer.unreachable()
+
+    async def take_in(self, items: list[Item], traceparent: str | None) -> "TakenIn":
+        """Claim, judge and produce the items; ends when Kafka has them or the time for it is over."""
+        first = ingest.first_of_each(items)
+        if not self.producer.has_room(len(items)):
+            # Refused before a claim is made, so that the keys stay free.
+            return TakenIn(ingest.refuse_lost(items, set(range(len(items)))), {}, deferred=False)
+        owners, deferred = await self._owners(first)
+        items = ingest.judge(items, owners)
+        return TakenIn(ingest.refuse_lost(items, await self._produce(items, traceparent)), owners, deferred)
+
+    async def _owners(self, first: dict[bytes, Event]) -> tuple[dict[bytes, Owner], bool]:
+        """Each id's owner, and whether that answer is only the request's own (the processors will judge)."""
+        if self.settings.idempotency_check == "strict" and self.producer.partitions:
+            claims = [
+                Claim(event.id, event.fingerprint, partition_of(event.program.key, self.producer.partitions), event.record)
+                for event in first.values()
+            ]
+            try:
+                return await self.claims.claim(claims), False
+            except ClaimsUnavailableError:
+                pass  # said to the client by a header, and judged by the processors
+        return ingest.owners_within(first), True
+
+    async def _produce(self, items: Sequence[Item], traceparent: str | None) -> set[int]:
+        """Produce the events among the items; the indexes of those that were not acknowledged in time."""
+        indexes = [index for index, item in enumerate(items) if isinstance(item, Event)]
+        if not indexes:
+            return set()
+        shared = _shared_headers(traceparent)
+        records = [_record(item, shared) for item in items if isinstance(item, Event)]
+        try:
+            batches = self.producer.append(records)
+        except (QueueFullError, KafkaUnreachableError):
+            return set(indexes)
+        unacknowledged = await _unacknowledged(set(batches), self.settings.produce_timeout_ms / 1000)
+        return {index for index, batch in zip(indexes, batches, strict=True) if batch in unacknowledged}
+
+
+class TakenIn(msgspec.Struct):
+    """What became of the items of a request."""
+
+    items: list[Item]
+    owners: dict[bytes, Owner]
+    deferred: bool
+
+
+def _shared_headers(traceparent: str | None) -> list[tuple[str, bytes]]:
+    shared = [("received-at", timestamp_text(datetime.now(UTC)).encode())]
+    if traceparent is not None:
+        shared.append(("traceparent", traceparent.encode()))
+    return shared
+
+
+def _record(event: Event, shared: list[tuple[str, bytes]]) -> tuple[bytes, bytes, Headers]:
+    hints = [("id", uuid_text(event.id).encode()), ("fingerprint", event.fingerprint.hex().encode()), *shared]
+    return event.program.key, event.record, hints
+
+
+async def _unacknowledged(batches: set[Batch], timeout_s: float) -> set[Batch]:
+    await asyncio.wait([batch.acknowledged for batch in batches], timeout=timeout_s)
+    return {batch for batch in batches if not _is_acknowledged(batch)}
+
+
+def _is_acknowledged(batch: Batch) -> bool:
+    if not batch.acknowledged.done():
+        return False
+    try:
+        batch.acknowledged.result()
+    except NotAcknowledgedError:
+        return False
+    return True
+
+
+async def post_batch(request: Request) -> Response:
+    """``POST /v1/events/batch``."""
+    intake: Intake = request.app.state.intake
+    key = await request.app.state.keys.require(request, "ingest")
+    body = await read_body(request, intake.settings.max_body_bytes)
+    try:
+        items = ingest.read_items(intake.reader, body, key.may_use)
+    except NotJsonError:
+        raise ApiError(errors.INVALID_JSON, "the body is not JSON") from None
+    except BadBatchError as error:
+        raise ApiError(errors.INVALID_REQUEST, str(error)) from None
+    taken = await intake.take_in(items, request.headers.get("traceparent"))
+    if all(isinstance(item, Refusal) and item.code is errors.UNAVAILABLE for item in taken.items):
+        raise _unavailable(intake)
+    return _answer(_encode(ingest.answer_batch(taken.items, taken.owners)), taken)
+
+
+async def post_event(request: Request) -> Response:
+    """``POST /v1/events``."""
+    intake: Intake = request.app.state.intake
+    key = await request.app.state.keys.require(request, "ingest")
+    body = await read_body(request, intake.settings.max_body_bytes)
+    item = ingest.read_item(intake.reader, body, key.may_use)
+    taken = await intake.take_in([item], request.headers.get("traceparent"))
+    item = taken.items[0]
+    if isinstance(item, Event):
+        return _answer(_encode(ingest.answer_event(item, taken.owners[item.id].status)), taken)
+    if item.code is errors.UNAVAILABLE:
+        raise _unavailable(intake)
+    fields = [FieldError(item.field, item.message)] if item.field else []
+    raise ApiError(item.code, item.message, errors=fields)
+
+
+def _unavailable(intake: Intake) -> ApiError:
+    reason = intake.kafka_ready() or "Kafka does not acknowledge in time, or too many events wait for it"
+    return ApiError(errors.UNAVAILABLE, f"{reason}; send it again", headers=_RETRY_AFTER)
+
+
+def _answer(content: bytes, taken: TakenIn) -> Response:
+    return Response(content, media_type="application/json", headers=_DEFERRED if taken.deferred else None)
+
+
+def routes() -> list[Route]:
+    """The routes of this module."""
+    return [
+        Route("/v1/events/batch", post_batch, methods=["POST"]),
+        Route("/v1/events", post_event, methods=["POST"]),
+    ]

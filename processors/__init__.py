@@ -1,0 +1,1 @@
+"""The stream side: consume in chunks, decide, handle, write, acknowledge."""

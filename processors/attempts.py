@@ -1,0 +1,100 @@
+"""Attempts at events: what the handlers made of each, and when one that failed is tried again."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+
+from processors import store
+from processors.handling import Finish, Job, Outcome, Reject, Runner, describe
+from processors.records import Arrival, BadRecord
+from schemas.errors import HANDLER_FAILED
+
+ATTEMPTS_MAX = 6
+"""The first one in log order, then five aside."""
+_FIRST_DELAY_S = 2
+
+COMPLETED = "COMPLETED"
+FAILED = "FAILED"
+PROCESSING = "PROCESSING"
+
+
+class Attempted(msgspec.Struct):
+    """One attempt's end. Status PROCESSING: it is to be tried again."""
+
+    job_arrival: Arrival
+    job: Job
+    status: str
+    error_code: str | None = None
+    error_message: str | None = None
+    result: bytes | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the event has failed for good."""
+        return self.status == FAILED
+
+    def letter(self) -> BadRecord:
+        """The dead letter of an event that has failed for good."""
+        event = self.job_arrival.event
+        reason = self.error_message or ""
+        return BadRecord(self.error_code or HANDLER_FAILED, reason, self.job_arrival.record, event.program.packed, event.id)
+
+
+class Attempts:
+    """Runs the handlers and decides what their outcomes mean."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def first(self, connection: store.Connection, arrivals: Sequence[Arrival]) -> list[Attempted]:
+        """The first attempt at new events."""
+        return await self.run(connection, arrivals, [Job(arrival.event, 1, arrival.received_at) for arrival in arrivals])
+
+    async def run(
+        self, connection: store.Connection, arrivals: Sequence[Arrival], jobs: Sequence[Job]
+    ) -> list[Attempted]:
+        """One attempt at each job."""
+        outcomes = await self._runner.run(jobs, connection)
+        return [judge(*one) for one in zip(arrivals, jobs, outcomes, strict=True)]
+
+    async def schedule(self, connection: store.Connection, attempted: Sequence[Attempted], partition: int) -> None:
+        """Plan the next attempt at what is to be tried again."""
+        await store.schedule(
+            connection,
+            [
+                (one.job_arrival, partition, one.job.attempt + 1, delay_after(one.job.attempt))
+                for one in attempted
+                if one.status == PROCESSING
+            ],
+        )
+
+    async def finish(self, connection: store.Connection, attempted: Sequence[Attempted]) -> None:
+        """Show the handlers what has got a final status."""
+        finishes = [Finish(one.job, one.status) for one in attempted if one.status in store.FINAL]
+        await self._runner.finish(finishes, connection)
+
+
+def delay_after(attempt: int) -> timedelta:
+    """How long to wait after the attempt of that number: 2, 4, 8, 16, 32 s."""
+    return timedelta(seconds=_FIRST_DELAY_S * 2 ** (attempt - 1))
+
+
+def judge(arrival: Arrival, job: Job, outcome: Outcome) -> Attempted:
+    """What an outcome means for its event."""
+    if not isinstance(outcome, Exception):
+        if outcome is None:
+            return Attempted(arrival, job, COMPLETED)
+        try:
+            return Attempted(arrival, job, COMPLETED, result=store.encode_json(outcome))
+        except (TypeError, ValueError, OverflowError) as error:
+            outcome = error
+    if isinstance(outcome, Reject):
+        return Attempted(arrival, job, FAILED, _clean(outcome.code), _clean(outcome.message))
+    if job.attempt >= ATTEMPTS_MAX:
+        return Attempted(arrival, job, FAILED, HANDLER_FAILED, describe(outcome))
+    return Attempted(arrival, job, PROCESSING, HANDLER_FAILED, describe(outcome))
+
+
+def _clean(text: str) -> str:
+    return text.replace("\0", "\\0").encode(errors="replace").decode()[:1_000]

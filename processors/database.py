@@ -1,0 +1,79 @@
+"""The worker's connections to Postgres, and the patience to wait for it."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from psycopg import AsyncConnection, Error, InterfaceError, OperationalError, errors
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from schemas.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+_PAUSE_FIRST_S = 0.1
+_PAUSE_MAX_S = 5.0
+_CONNECT_S = 10
+_STATEMENT_S = 120
+
+# What passes by itself: a server gone, starting, read-only, full, or two transactions in each other's way.
+TRANSIENT = (OperationalError, InterfaceError, PoolTimeout, errors.ReadOnlySqlTransaction, errors.InFailedSqlTransaction)
+
+
+class Database:
+    """Runs transactions until they commit. `alive` is told of every wait, so that the watchdog knows it is on purpose."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.alive: Callable[[], None] = lambda: None
+        self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+            settings.database_url,
+            min_size=1,
+            max_size=settings.database_pool_max,
+            open=False,
+            timeout=_CONNECT_S,
+            # The pool looks for itself again at once when a connection is asked for, however long Postgres was gone.
+            reconnect_timeout=30.0,
+            kwargs={
+                "connect_timeout": _CONNECT_S,
+                "application_name": f"headrace {settings.worker_id}",
+                "options": f"-c statement_timeout={_STATEMENT_S * 1000} -c idle_in_transaction_session_timeout=60000",
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 30_000,
+            },
+            check=AsyncConnectionPool.check_connection,
+        )
+
+    async def start(self) -> None:
+        """Open the pool; connections come when they are asked for."""
+        await self._pool.open(wait=False)
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        await self._pool.close(timeout=2.0)
+
+    async def once(self, work: Callable[[AsyncConnection[Any]], Awaitable[Result]]) -> Result:
+        """Run `work` in one transaction, once. Raises what psycopg raises."""
+        async with self._pool.connection() as connection:
+            return await work(connection)
+
+    async def run(self, work: Callable[[AsyncConnection[Any]], Awaitable[Result]]) -> Result:
+        """Run `work` in a transaction; where Postgres is to blame, wait and do it again, for as long as it takes."""
+        pause_s = _PAUSE_FIRST_S
+        while True:
+            try:
+                return await self.once(work)
+            except TRANSIENT as error:
+                log.warning("waiting for postgres", pause_s=round(pause_s, 2), reason=_reason(error))
+            self.alive()
+            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads workers, hides nothing
+            pause_s = min(pause_s * 2, _PAUSE_MAX_S)
+
+
+def _reason(error: Error | PoolTimeout) -> str:
+    return f"{type(error).__name__}: {error}".strip()

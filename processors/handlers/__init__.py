@@ -1,0 +1,1 @@
+"""The handlers that come with Headrace; users' own have the same form."""

@@ -1,0 +1,51 @@
+"""Rollups: how many events each program has, by hour of ``event_timestamp`` (UTC) and by final status."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from processors.handling import Finish
+
+_ADD = """
+insert into headrace.hourly as h (program_id, hour, status, events)
+select program_id, hour, status::headrace.status, events
+from unnest(%s::uuid[], %s::timestamptz[], %s::text[], %s::bigint[]) as u (program_id, hour, status, events)
+order by program_id, hour, status
+on conflict (program_id, hour, status) do update set events = h.events + excluded.events
+"""
+
+_TAKE_BACK = """
+update headrace.hourly h set events = h.events - u.events
+from unnest(%s::uuid[], %s::timestamptz[], %s::text[], %s::bigint[]) as u (program_id, hour, status, events)
+where h.program_id = u.program_id and h.hour = u.hour and h.status = u.status::headrace.status
+"""
+
+
+class Rollups:
+    """Counts events when they get their final status; a retried event moves from FAILED to what it becomes."""
+
+    async def finished(self, finishes: Sequence[Finish], connection: AsyncConnection[Any]) -> None:
+        """Add the events to their hours."""
+        await connection.execute(_ADD, _columns(finishes))
+        again = [finish._replace(status="FAILED") for finish in finishes if finish.job.failed_before]
+        if again:
+            await connection.execute(_TAKE_BACK, _columns(again))
+
+
+def _columns(finishes: Sequence[Finish]) -> list[Any]:
+    counts: Counter[tuple[str, Any, str]] = Counter()
+    for job, status in finishes:
+        hour = job.event.timestamp.replace(minute=0, second=0, microsecond=0)
+        counts[job.event.program.text, hour, status] += 1
+    keys = list(counts)
+    return [
+        "{" + ",".join(program for program, _, _ in keys) + "}",
+        [hour for _, hour, _ in keys],
+        [status for _, _, status in keys],
+        list(counts.values()),
+    ]
+
+
+rollups = Rollups()

@@ -1,0 +1,58 @@
+"""What the processors tell Kafka: final statuses and dead letters. At least once: told again when a chunk is read again."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from processors.ports import Outgoing
+from processors.records import Arrival, BadRecord, record_time
+from schemas.identity import uuid_text
+from schemas.timestamps import timestamp_text
+
+_encode = msgspec.json.Encoder().encode
+
+
+class StatusRecord(msgspec.Struct):
+    """The value of a record of ``events.status``."""
+
+    id: str
+    program_id: str
+    idempotency_key: str
+    status: str
+    error_code: str | None
+    processed_at: str
+
+
+def status_record(arrival: Arrival, status: str, error_code: str | None, processed_at: str) -> Outgoing:
+    """One event's final status; `processed_at` as answers spell it."""
+    event = arrival.event
+    program = event.program
+    value = StatusRecord(
+        uuid_text(event.id), program.text, event.fields.idempotency_key, status, error_code, processed_at
+    )
+    return Outgoing(program.key, _encode(value))
+
+
+def processed_text(processed_at: datetime | None) -> str:
+    """When an event got its status, as status records spell it."""
+    return "" if processed_at is None else timestamp_text(processed_at)
+
+
+def dead_letter_records(letters: Iterable[BadRecord]) -> list[Outgoing]:
+    """Dead letters for ``events.dlq``: the original bytes, and in the headers what is wrong and where it stood."""
+    return [_dead_letter(letter) for letter in letters]
+
+
+def _dead_letter(letter: BadRecord) -> Outgoing:
+    record = letter.record
+    headers = [
+        ("code", letter.code.encode()),
+        ("reason", letter.reason.encode(errors="replace")),
+        ("topic", record.topic.encode()),
+        ("partition", str(record.partition).encode()),
+        ("offset", str(record.offset).encode()),
+        ("first-seen", timestamp_text(record_time(record)).encode()),
+    ]
+    key = record.key if letter.program_id is None else uuid_text(letter.program_id).encode()
+    return Outgoing(key, record.value, headers)

@@ -1,0 +1,91 @@
+"""Records to Kafka in batches: one future per batch and partition, not one per record."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import RecordMetadata
+
+from processors.ports import Entry, Outgoing
+
+TIMEOUT_S = 30.0
+"""Longest wait for an acknowledgement. Batches of an idempotent producer never expire by themselves."""
+
+
+_Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+class ProduceError(RuntimeError):
+    """Records were not acknowledged: refused, or not in time. Some of them may have been written."""
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition in which every standard Kafka client puts `key`."""
+    return int(murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+class BatchSender:
+    """Sends through one shared producer, which must have ``acks=all`` and idempotence on."""
+
+    def __init__(self, producer: Callable[[], AIOKafkaProducer], timeout_s: float = TIMEOUT_S) -> None:
+        self._producer = producer
+        self._timeout_s = timeout_s
+
+    async def send_many(self, topic: str, records: Sequence[Outgoing]) -> None:
+        """See :class:`processors.ports.Producer`."""
+        if not records:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._send_many(topic, records)
+        except (KafkaError, TimeoutError) as error:
+            raise ProduceError(f"{len(records)} records to {topic} not acknowledged: {error!r}") from error
+
+    async def send_entries(self, topic: str, partition: int, entries: Sequence[Entry]) -> int | None:
+        """Write `entries` to one partition; returns the offset of the last, None if the broker does not say.
+
+        Raises :class:`ProduceError`.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                sent = await self._send_partition(topic, partition, [(key, value, []) for key, value in entries])
+        except (KafkaError, TimeoutError) as error:
+            raise ProduceError(f"{len(entries)} entries to {topic}[{partition}]: {error!r}") from error
+        metadata, count = sent[-1]
+        # A retry that the broker had taken already is acknowledged without its offset.
+        return metadata.offset + count - 1 if metadata.offset >= 0 else None
+
+    async def _send_many(self, topic: str, records: Sequence[Outgoing]) -> None:
+        partitions = len(await self._producer().partitions_for(topic))
+        by_partition: dict[int, list[_Record]] = {}
+        for key, value, headers, partition in records:
+            if partition is None:
+                partition = random.randrange(partitions) if key is None else partition_of(key, partitions)
+            by_partition.setdefault(partition, []).append((key, value, list(headers)))
+        await asyncio.gather(*(self._send_partition(topic, number, part) for number, part in by_partition.items()))
+
+    async def _send_partition(
+        self, topic: str, partition: int, records: Sequence[_Record]
+    ) -> list[tuple[RecordMetadata, int]]:
+        producer = self._producer()
+        futures: list[tuple[asyncio.Future[RecordMetadata], int]] = []
+
+        async def submit(builder: BatchBuilder) -> None:
+            builder.close()
+            futures.append((await producer.send_batch(builder, topic, partition=partition), builder.record_count()))
+
+        builder = producer.create_batch()
+        for key, value, headers in records:
+            if builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                await submit(builder)
+                # An empty builder takes any record, however large: what is too large is for the broker to refuse.
+                builder = producer.create_batch()
+                builder.append(timestamp=None, key=key, value=value, headers=headers)
+        await submit(builder)
+        return [(await future, count) for future, count in futures]

@@ -1,0 +1,234 @@
+"""Faust's transport with chunks in place of single messages, under the URL scheme ``headrace``.
+
+Faust spends 65 µs and two tasks on each message it moves; here the message is a chunk of up to thousands of records,
+so that cost is shared by all of them. What stays Faust's: group membership, rebalancing, recovery of tables, streams
+and agents. What is replaced: how records are taken from the client (:mod:`processors.fetch`), which offset may be
+committed (:mod:`processors.commit`), and every unbounded wait or silent failure on the way.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+
+import aiokafka
+import uvloop
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from faust.transport.drivers import TRANSPORTS
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+from mode.types import ServiceT
+
+from processors import exits
+from processors.chunks import Chunk, to_message
+from processors.commit import Ledger, PositionJumpError
+from processors.fetch import ChunkTaker
+
+SCHEME = "headrace"
+
+CHUNKS_IN_FLIGHT_MAX = 3
+"""Chunks fetched and not yet acknowledged, per worker: one in work, the next ones ready. Bounds the memory."""
+POLL_S = 0.2
+"""Longest wait for records before the loop looks again at what changed around it."""
+FETCH_WAIT_MS = 100
+"""How long a broker holds a fetch with nothing to give. While one is out, no newly drained partition can be asked for."""
+PARTITION_FETCH_BYTES = 2 * 1024 * 1024
+DRAIN_S = 20.0
+"""Longest wait, when partitions are taken away, for the chunk in work."""
+COMMIT_S = 60.0
+"""Longest wait for the group coordinator to take a commit."""
+
+_log = logging.getLogger(__name__)
+
+
+class ChunkThread(driver.AIOKafkaConsumerThread):
+    """The consumer's thread: aiokafka runs here, so that heartbeats go out however long a chunk computes."""
+
+    _taker: ChunkTaker | None = None
+
+    async def take(self, active: frozenset[TP], records_max: int, chunks_max: int) -> list[Chunk]:
+        """Chunks of `active` partitions; see :meth:`processors.fetch.ChunkTaker.take`."""
+        return cast(list[Chunk], await self.call_thread(self._take, active, records_max, chunks_max))
+
+    async def _take(self, active: frozenset[TP], records_max: int, chunks_max: int) -> list[Chunk]:
+        if not self.consumer.flow_active:
+            return []
+        if self._taker is None:
+            self._taker = ChunkTaker(self._ensure_consumer())
+        return await self._taker.take(active, POLL_S, records_max, chunks_max)
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group on a clean stop, which a static member does not do by itself: others take over at once."""
+        if self._consumer is not None and self._consumer._coordinator is not None:
+            self._consumer._coordinator._group_instance_id = None
+        await super().on_thread_stop()
+
+
+class ChunkConsumer(driver.Consumer):
+    """Delivers chunks to the agent, a bounded number at a time, and commits the end of the last one done in order."""
+
+    _thread: ChunkThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.ledger = Ledger()
+        self.chunk_records_max = 2_000
+        self._ack_event = asyncio.Event()
+        super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> ChunkThread:
+        return ChunkThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
+
+    # -- from the client to the agent
+
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                for chunk in await self._next_chunks():
+                    await self._deliver(chunk)
+        except ConsumerStoppedError as error:
+            if not self.app.should_stop:
+                exits.leave(exits.KAFKA, "the Kafka consumer has stopped", error)
+        except PositionJumpError as error:
+            exits.leave(exits.KAFKA, str(error))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            exits.leave(exits.KAFKA, f"consuming failed: {error!r}", error)
+
+    async def _next_chunks(self) -> list[Chunk]:
+        if not self.flow_active:
+            await self._wait_for(self.can_resume_flow)
+            return []
+        room = CHUNKS_IN_FLIGHT_MAX - self.ledger.in_flight
+        if room <= 0:
+            self._ack_event.clear()
+            await self._wait_for(self._ack_event)
+            return []
+        active = self._takeable()
+        if not active:
+            await asyncio.sleep(0.01)
+            return []
+        return await self._thread.take(active, self.chunk_records_max, room)
+
+    async def _wait_for(self, event: asyncio.Event) -> None:
+        try:
+            await asyncio.wait_for(event.wait(), POLL_S)
+        except TimeoutError:
+            return
+
+    def _takeable(self) -> frozenset[TP]:
+        active = frozenset(self._get_active_partitions())
+        if self.app.rebalancing:
+            # What goes into the streams' queues before recovery ends is thrown away when flow resumes.
+            return frozenset(tp for tp in active if self._is_changelog_tp(tp))
+        return active
+
+    async def _deliver(self, chunk: Chunk) -> None:
+        ticket = None
+        if not self._is_changelog_tp(chunk.tp):
+            ticket = self.ledger.deliver(
+                chunk.tp, chunk.start, chunk.end, first=chunk.first, generation=chunk.generation
+            )
+            if ticket is None:
+                return
+            if not chunk.records:
+                self.ledger.acknowledge(chunk.tp, ticket)
+                return
+        message = to_message(chunk, ticket)
+        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Nothing: the number of chunks in flight is the bound, and Faust's own makes the fetcher sleep a second."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Nothing; see :meth:`on_buffer_full`."""
+
+    # -- acknowledging and committing
+
+    def ack(self, message: Message) -> bool:
+        """Note that the chunk is processed. False when it is of an assignment that has ended, and will come again."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        ticket = getattr(message, "ticket", None)
+        acked = ticket is not None and self.ledger.acknowledge(message.tp, ticket)
+        self._ack_event.set()
+        return acked
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit what is done in order, in partitions still assigned. Ends the process when it takes too long."""
+        assigned = self.assignment()
+        offsets = {tp: offset for tp, offset in self.ledger.committable().items() if tp in assigned}
+        if not offsets:
+            return False
+        try:
+            taken = await asyncio.wait_for(self._commit(offsets), COMMIT_S)
+        except TimeoutError:
+            exits.leave(exits.KAFKA, f"no commit taken by the group coordinator for {COMMIT_S:.0f} s")
+        if taken:
+            self.ledger.committed(offsets)
+        return taken
+
+    async def perform_seek(self) -> None:
+        """Nothing: after each assignment the client starts at the committed offsets by itself."""
+
+    async def wait_empty(self) -> None:
+        """Wait for the chunk in work, for at most ``DRAIN_S``, then commit all that is done."""
+        deadline = self.loop.time() + DRAIN_S
+        while self._unacked_messages and self.loop.time() < deadline:
+            self._ack_event.clear()
+            await self._wait_for(self._ack_event)
+        if self._unacked_messages:
+            _log.warning("a chunk is still in work after %.0f s; it will be processed again", DRAIN_S)
+        # A commit that was already under way is waited for but may not hold the last chunk: so twice.
+        await self.commit()
+        if self.ledger.committable():
+            await self.commit()
+
+    def lag(self) -> int:
+        """Records known to be in the partitions behind what was delivered to the agent."""
+        behind = 0
+        for tp, position in self.ledger.positions().items():
+            try:
+                behind += max((self.highwater(tp) or 0) - position, 0)
+            except (IllegalStateError, AssertionError):  # taken away meanwhile
+                continue
+        return behind
+
+    # -- assignment
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Start a new page in the ledger, then let Faust do its part."""
+        self.ledger.begin(generation_id)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def verify_all_partitions_active(self) -> None:
+        """Nothing: the watchdog watches progress, and acts on it."""
+
+
+class IdempotentProducer(driver.Producer):
+    """Faust's producer with what aiokafka leaves off by default."""
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+    @property
+    def client(self) -> aiokafka.AIOKafkaProducer:
+        """The running aiokafka producer. Raises faust's NotReady before it is started."""
+        return self._ensure_producer()
+
+
+class ChunkTransport(driver.Transport):
+    """Registered under ``headrace://``."""
+
+    Consumer = ChunkConsumer
+    Producer = IdempotentProducer
+
+
+def register() -> None:
+    """Make ``headrace://`` known to Faust."""
+    TRANSPORTS.aliases[SCHEME] = f"{__name__}:{ChunkTransport.__name__}"

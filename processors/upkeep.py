@@ -1,0 +1,146 @@
+"""What a worker does beside its chunks: send due retries, say how far it is, sweep claims. Each in a loop of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import structlog
+from aiokafka.errors import KafkaError
+from psycopg import AsyncConnection
+
+from processors.database import TRANSIENT, Database
+from processors.offsets import EndOffsets
+from processors.ports import Context, Outgoing
+from processors.producer import ProduceError
+from schemas import topics
+from schemas.settings import Settings
+from schemas.timestamps import timestamp_text
+
+log = structlog.get_logger(__name__)
+
+_RETRIES_EVERY_S = 0.5
+_PROGRESS_EVERY_S = 1.0
+_SWEEP_EVERY_S = 5.0
+_STOP_S = 5.0
+_RETRIES_MAX = 500
+_SWEEP_MAX = 50_000
+
+# Longer than any statement of a gateway: one with an older snapshot sees either the claim or the event.
+CLAIM_GRACE_S = 30
+
+_DUE = """
+update headrace.retries r set sent_at = now()
+where r.id in (
+    select id from headrace.retries
+    where not_before <= now() and (sent_at is null or sent_at < now() - interval '60 seconds')
+    order by not_before limit %s for update skip locked
+)
+returning r.program_id::text, r.record, r.attempt, r.not_before
+"""
+
+_SWEEP_FINISHED = """
+delete from headrace.claims where id in (
+    select c.id from headrace.claims c join headrace.events e on e.id = c.id
+    where c.claimed_at < now() - make_interval(secs => %(grace)s)
+      and e.created_at < now() - make_interval(secs => %(grace)s)
+    order by c.claimed_at limit %(most)s for update of c skip locked
+)
+"""
+
+# A claim without an event: its record never reached Kafka if the processors have read past the time it could have.
+_SWEEP_LOST = """
+delete from headrace.claims where id in (
+    select c.id from headrace.claims c
+    join headrace.progress p on p.topic = %(topic)s and p.kafka_partition = c.kafka_partition
+    where c.claimed_at < least(now(), p.caught_up_at) - make_interval(secs => %(ttl)s)
+      and not exists (select from headrace.events e where e.id = c.id)
+    order by c.claimed_at limit %(most)s for update of c skip locked
+)
+"""
+
+
+class Upkeep:
+    """The worker's loops beside its chunks."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._ends = EndOffsets(settings)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, context: Context) -> None:
+        """Start the loops."""
+        loops: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
+            ("retries", _RETRIES_EVERY_S, lambda: self._send_retries(context)),
+            ("progress", _PROGRESS_EVERY_S, self._say_progress),
+            ("sweep", _SWEEP_EVERY_S, self._sweep),
+        ]
+        self._tasks = [asyncio.create_task(_every(name, pause_s, work), name=name) for name, pause_s, work in loops]
+
+    async def stop(self) -> None:
+        """End the loops; what they were doing is done again by whoever comes next."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_STOP_S)
+        await self._ends.stop()
+
+    async def _send_retries(self, context: Context) -> None:
+        async def take(connection: AsyncConnection[Any]) -> list[Outgoing]:
+            cursor = await connection.execute(_DUE, (_RETRIES_MAX,))
+            due = [_retry_record(*row) for row in await cursor.fetchall()]
+            # Sent before the commit: if either fails the row is due again, and an attempt sent twice counts once.
+            await context.producer.send_many(topics.RETRY, due)
+            return due
+
+        await self._database.once(take)
+
+    async def _say_progress(self) -> None:
+        async def now(connection: AsyncConnection[Any]) -> datetime:
+            cursor = await connection.execute("select clock_timestamp()")
+            row = await cursor.fetchone()
+            assert row is not None, "a select without a table has one row"  # noqa: S101
+            return row[0]  # type: ignore[no-any-return]
+
+        asked_at = await self._database.once(now)
+        ends = await self._ends.ask()
+
+        async def write(connection: AsyncConnection[Any]) -> None:
+            for (topic, partition), end in ends.items():
+                # An empty partition has no row yet: there is nothing in it that is not processed.
+                await connection.execute(
+                    """insert into headrace.progress as p
+                           (topic, kafka_partition, next_offset, end_offset, caught_up_at, updated_at)
+                       values (%(topic)s, %(partition)s, 0, %(end)s,
+                               case when %(end)s = 0 then %(at)s else '-infinity'::timestamptz end, now())
+                       on conflict (topic, kafka_partition) do update
+                       set end_offset = excluded.end_offset, updated_at = now(),
+                           caught_up_at = case when p.next_offset >= excluded.end_offset
+                                               then greatest(p.caught_up_at, %(at)s) else p.caught_up_at end""",
+                    {"topic": topic, "partition": partition, "end": end, "at": asked_at},
+                )
+
+        await self._database.once(write)
+
+    async def _sweep(self) -> None:
+        async def delete(connection: AsyncConnection[Any]) -> None:
+            await connection.execute(_SWEEP_FINISHED, {"grace": CLAIM_GRACE_S, "most": _SWEEP_MAX})
+            lost = {"topic": topics.EVENTS, "ttl": self._settings.claim_ttl_s, "most": _SWEEP_MAX}
+            await connection.execute(_SWEEP_LOST, lost)
+
+        await self._database.once(delete)
+
+
+def _retry_record(program_id: str, record: bytes, attempt: int, not_before: datetime) -> Outgoing:
+    headers = [("attempt", str(attempt).encode()), ("not-before", timestamp_text(not_before).encode())]
+    return Outgoing(program_id.encode(), record, headers)
+
+
+async def _every(name: str, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except (*TRANSIENT, ProduceError, KafkaError, TimeoutError) as error:
+            log.warning("upkeep waits", loop=name, reason=f"{type(error).__name__}: {error}".strip())
+        await asyncio.sleep(pause_s)

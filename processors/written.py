@@ -1,0 +1,20 @@
+"""What a committed chunk leaves to be told."""
+
+import msgspec
+
+from processors.ports import Entry, Outgoing
+from processors.records import BadRecord
+
+
+class Written(msgspec.Struct):
+    """Entries for the dedupe table; statuses and dead letters for Kafka."""
+
+    entries: list[Entry] = msgspec.field(default_factory=list)
+    statuses: list[Outgoing] = msgspec.field(default_factory=list)
+    letters: list[BadRecord] = msgspec.field(default_factory=list)
+
+    def add(self, other: "Written") -> None:
+        """Take in what another part of the same chunk left."""
+        self.entries += other.entries
+        self.statuses += other.statuses
+        self.letters += other.letters

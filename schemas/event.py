@@ -1,0 +1,188 @@
+"""The event: its fields and limits, and the one way from bytes to an event that can be trusted.
+
+Gateway and processors read events through :class:`EventReader` alone, so that what one accepts the other does too.
+"""
+
+import hashlib
+import re
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+
+from schemas import exact
+from schemas.errors import EVENT_TOO_LARGE, INVALID_EVENT, INVALID_JSON, INVALID_PROGRAM_ID, ErrorCode
+from schemas.identity import Program, event_id, program
+from schemas.timestamps import read_timestamp
+
+NAME_CHARACTERS_MAX = 255
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+
+_DATA_START = b'"event_data":{'
+
+
+class Fields(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The fields of an event as they travel, in the order of the canonical form. `event_data` must stay the last.
+
+    An optional field that is null counts as not given.
+    """
+
+    program_id: str
+    idempotency_key: Name
+    event_timestamp: str
+    external_id: Name | None = None
+    participant_id: UUID | None = None
+    recipient_external_id: Name | None = None
+    recipient_id: UUID | None = None
+    event_data: dict[str, Any]
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """An event that has been read and found good.
+
+    `id` and `fingerprint` are 16 bytes each; `record` is the canonical JSON of all fields (what travels through Kafka,
+    and what the fingerprint is of); `timestamp` is `event_timestamp` in UTC. Non-integral numbers in
+    `fields.event_data` are :class:`decimal.Decimal`.
+    """
+
+    id: bytes
+    fingerprint: bytes
+    program: Program
+    fields: Fields
+    timestamp: datetime
+    record: bytes
+
+    @property
+    def data(self) -> bytes:
+        """`event_data` as canonical JSON. It ends the record, and no earlier field can hold its unescaped name."""
+        return self.record[self.record.index(_DATA_START) + len(_DATA_START) - 1 : -1]
+
+
+class InvalidEventError(ValueError):
+    """An event that breaks the rules: the `code`, the `field` (empty where it is the event as a whole), the `message`."""
+
+    def __init__(self, code: ErrorCode, field: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        """Field and message in one line, as answers and dead letters show it."""
+        if self.code is INVALID_PROGRAM_ID:
+            return "invalid program_id"
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class EventReader:
+    """Reads events whose serialized `event_data` is at most `max_event_bytes` long. Not for use by several threads."""
+
+    def __init__(self, max_event_bytes: int) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._numbers = exact.NumberReader()
+        self._decode = msgspec.json.Decoder(Fields, float_hook=self._numbers).decode
+        self._encode = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
+
+    def read(self, raw: bytes) -> Event:
+        """The event that the JSON object `raw` holds. Raises :class:`InvalidEventError`."""
+        self._numbers.restart()
+        try:
+            fields = self._decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise explain(raw, error) from None
+        owner = program(fields.program_id)
+        if owner is None:
+            raise InvalidEventError(INVALID_PROGRAM_ID, "program_id", "must be a UUID")
+        colons = fields.event_timestamp.count(":")
+        try:
+            timestamp, fields.event_timestamp = read_timestamp(fields.event_timestamp)
+        except ValueError as error:
+            raise InvalidEventError(INVALID_EVENT, "event_timestamp", str(error)) from None
+        if fields.external_id is None and fields.participant_id is None:
+            raise InvalidEventError(INVALID_EVENT, "external_id", "is required where there is no participant_id")
+        fields.program_id = owner.text
+        record = self._encode(fields)
+        if not exact.looks_exact(raw, record, colons - fields.event_timestamp.count(":")):
+            _refuse_faults(raw)
+        event = Event(
+            event_id(owner.packed, fields.idempotency_key),
+            hashlib.sha256(record).digest()[:16],
+            owner,
+            fields,
+            timestamp,
+            record,
+        )
+        # The other fields take a few kilobytes at the most: only a long record can hold too much data.
+        if len(record) > self._max_event_bytes and len(event.data) > self._max_event_bytes:
+            raise InvalidEventError(
+                EVENT_TOO_LARGE, "event_data", f"is {len(event.data)} bytes; at most {self._max_event_bytes} are accepted"
+            )
+        return event
+
+
+def _refuse_faults(raw: bytes) -> None:
+    fault = exact.find_fault(raw)
+    if fault is not None:
+        raise InvalidEventError(INVALID_EVENT, *fault)
+
+
+_missing_or_unknown = re.compile(r"Object (?:missing required|contains unknown) field `(.*?)`").match
+_located = re.compile(r"(.*?) - at `(?:key in )?\$\.?(.*)`", re.DOTALL).fullmatch
+
+
+def explain(raw: bytes, error: Exception) -> InvalidEventError:
+    """Say of an event that could not be decoded which field is wrong and why."""
+    try:
+        _refuse_faults(raw)
+    except InvalidEventError as fault:
+        return fault
+    except UnicodeDecodeError:
+        return InvalidEventError(INVALID_JSON, "event", "is not UTF-8")
+    except ValueError:
+        return InvalidEventError(INVALID_JSON, "", "is not JSON")
+    if not _names_program(raw):
+        return InvalidEventError(INVALID_PROGRAM_ID, "program_id", "must be a UUID")
+    text = str(error)
+    named = _missing_or_unknown(text)
+    if named is not None:
+        name = named.group(1)
+        message = "is required" if "missing" in text else "is not a field of an event"
+        return InvalidEventError(INVALID_EVENT, name, message)
+    located = _located(text)
+    if located is None:
+        return InvalidEventError(INVALID_EVENT, "", text)
+    message, field = located.groups()
+    return InvalidEventError(INVALID_EVENT, field, message.replace("`", ""))
+
+
+def _names_program(raw: bytes) -> bool:
+    """Whether the event says, as an event can, whose it is; without that no other mistake is worth telling first."""
+    try:
+        text = _ids_decoder.decode(raw).program_id
+    except msgspec.MsgspecError:  # no object at all, or a number beyond what is kept: for others to explain
+        return True
+    return isinstance(text, str) and program(text) is not None
+
+
+class Ids(msgspec.Struct):
+    """What an answer shows of an event that was refused: the ids, as far as they are strings."""
+
+    program_id: Any = None
+    idempotency_key: Any = None
+    event_timestamp: Any = None
+    external_id: Any = None
+    participant_id: Any = None
+
+
+_ids_decoder = msgspec.json.Decoder(Ids)
+
+
+def readable_ids(raw: bytes) -> dict[str, str]:
+    """The ids of an event that was refused, those that can be read at all."""
+    try:
+        ids = msgspec.structs.asdict(_ids_decoder.decode(raw))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    return {name: value for name, value in ids.items() if isinstance(value, str) and len(value) <= NAME_CHARACTERS_MAX}

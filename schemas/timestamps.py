@@ -1,0 +1,39 @@
+"""Timestamps: RFC 3339 with an offset in; one spelling per instant out (UTC, ``Z``, no trailing zeros).
+
+Postgres keeps microseconds. What is finer, and a leap second, cannot be kept exactly and is refused, never rounded.
+"""
+
+import re
+from datetime import UTC, datetime
+
+_parts = re.compile(
+    r"\d{4}-\d\d-\d\d([Tt])\d\d:\d\d:\d\d(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+).fullmatch
+_FINEST_DIGITS = 6
+
+
+def read_timestamp(text: str) -> tuple[datetime, str]:
+    """The instant that `text` names, in UTC, and its canonical spelling. Raises ValueError saying what is wrong."""
+    match = _parts(text)
+    if match is None:
+        raise ValueError("must be RFC 3339 with an offset, such as 2024-01-15T10:30:00Z")
+    separator, fraction, zone = match.groups()
+    if fraction is not None and len(fraction) > _FINEST_DIGITS and fraction[_FINEST_DIGITS:].strip("0"):
+        raise ValueError("is finer than a microsecond, which cannot be stored exactly")
+    try:
+        instant = datetime.fromisoformat(text.upper())
+        if zone != "Z":
+            instant = instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("is no date and time that can be stored (years 0001 to 9999, no leap second)") from None
+    if separator == "T" and zone == "Z" and (fraction is None or not fraction.endswith("0")):
+        return instant, text
+    return instant, timestamp_text(instant)
+
+
+def timestamp_text(instant: datetime) -> str:
+    """The canonical spelling of an aware datetime."""
+    if instant.tzinfo is not UTC:
+        instant = instant.astimezone(UTC)
+    text = instant.replace(tzinfo=None).isoformat()
+    return (text.rstrip("0") if instant.microsecond else text) + "Z"

@@ -1,0 +1,46 @@
+"""The Kafka topics: names, partitions, retention. Created beforehand, never by a broker's default."""
+
+from typing import NamedTuple
+
+EVENTS = "events"
+STATUS = "events.status"
+RETRY = "events.retry"
+DEAD_LETTERS = "events.dlq"
+
+_DAY_MS = 24 * 3600 * 1000
+
+
+class Topic(NamedTuple):
+    """A topic to create: its `name`, and its broker-side `config` as Kafka spells it."""
+
+    name: str
+    config: dict[str, str]
+
+
+def _deleted_after(days: int, **more: str) -> dict[str, str]:
+    config = {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS), "max.message.bytes": "2097152"}
+    return config | more
+
+
+def changelog(group: str) -> str:
+    """Name of the dedupe table's changelog topic, as Faust derives it from its app and table."""
+    return f"{group}-{DEDUPE_TABLE}-changelog"
+
+
+DEDUPE_TABLE = "dedupe"
+
+
+def all_topics(group: str) -> list[Topic]:
+    """Every topic that Headrace uses, the changelog of `group`'s dedupe table included."""
+    return [
+        Topic(EVENTS, _deleted_after(7)),
+        Topic(STATUS, _deleted_after(7)),
+        Topic(RETRY, _deleted_after(7)),
+        Topic(DEAD_LETTERS, _deleted_after(30)),
+        Topic(changelog(group), {"cleanup.policy": "compact"}),
+    ]
+
+
+def overrides(replication_factor: int) -> dict[str, str]:
+    """Settings that depend on the replication: two replicas must have a record before it counts, where there are three."""
+    return {"min.insync.replicas": "2" if replication_factor >= 3 else "1"}

@@ -1,0 +1,130 @@
+"""The dedupe table on a real Kafka: what it knows after crashes, with its folder gone, damaged or another's."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processors.rig import Rig, Row
+
+COUNT = 3_000
+
+
+@pytest.fixture
+def rig(kafka: str, tmp_path: Path) -> Iterator[Rig]:
+    """A group of its own, whose worker has processed values 0 … COUNT - 1 and was killed."""
+    rig = Rig(kafka, tmp_path)
+    rig.fill(0, COUNT)
+    rig.start()
+    rig.wait_for_values(COUNT)
+    # The last chunk's lines are there before its entries are: wait for what comes after them.
+    rig.wait(lambda: sum(rig.ends(rig.changelog).values()) == COUNT, "changelog complete")
+    rig.wait(lambda: rig.committed(rig.sources[0]) == rig.ends(rig.sources[0]), "all committed")
+    rig.kill()
+    yield rig
+    rig.close()
+
+
+def _again(rig: Rig, **environment: str) -> list[Row]:
+    """Send every value once more; how a new worker saw them."""
+    rig.start(**environment)
+    before = rig.ends(rig.sources[0])
+    rig.fill(0, COUNT)
+
+    def second() -> list[Row]:
+        return [row for row in rig.rows() if row.offset >= before[row.partition]]
+
+    rig.wait(lambda: len(second()) >= COUNT, "every value again")
+    return second()
+
+
+def _assert_all_known(rows: list[Row]) -> None:
+    for row in rows:
+        # Value `n` went to partition `n % 4` as its record number `n // 4`.
+        assert row.known == f"{row.partition}:{int(row.value) // 4}"
+
+
+def _table_files(rig: Rig) -> list[Path]:
+    return [path for path in (rig.folder / "tables").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("store", ["rocksdb", "memory"])
+def test_a_killed_worker_s_successor_knows_every_key(rig: Rig, store: str) -> None:
+    _assert_all_known(_again(rig, HEADRACE_TABLE_STORE=store))
+
+
+def test_another_worker_knows_every_key(rig: Rig) -> None:
+    _assert_all_known(_again(rig, HEADRACE_WORKER_ID="another"))
+
+
+def test_with_the_folder_deleted_every_key_is_known(rig: Rig) -> None:
+    shutil.rmtree(rig.folder / "tables")
+    _assert_all_known(_again(rig))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "current gone"])
+def test_with_the_folder_damaged_every_key_is_known(rig: Rig, damage: str) -> None:
+    rig.start()
+    assert rig.stop() == 0  # so that there are table files, not only what was in memory
+    for path in _table_files(rig):
+        if damage == "truncated":
+            os.truncate(path, path.stat().st_size // 2)
+        elif damage == "garbage":
+            path.write_bytes(os.urandom(path.stat().st_size))
+        elif path.name == "CURRENT":
+            path.unlink()
+    _assert_all_known(_again(rig))
+
+
+def test_a_table_file_damaged_inside_is_rebuilt_after_one_restart(rig: Rig) -> None:
+    rig.start()
+    assert rig.stop() == 0
+    for path in _table_files(rig):
+        if path.suffix == ".sst":
+            content = bytearray(path.read_bytes())
+            content[100:4000] = os.urandom(3900)
+            path.write_bytes(content)
+    rig.start()
+    before = rig.ends(rig.sources[0])
+    rig.fill(0, COUNT)
+    rig.wait(lambda: rig.workers["w0"].poll() is not None, "the worker ends")
+    rig.workers.pop("w0")
+    assert "worker ends with code 74" in rig.log()
+    rig.start()
+    rig.wait(lambda: sum(row.offset >= before[row.partition] for row in rig.rows()) >= COUNT, "every value again")
+    _assert_all_known([row for row in rig.rows() if row.offset >= before[row.partition]])
+
+
+def test_a_store_that_goes_beyond_its_changelog_is_wiped(rig: Rig) -> None:
+    rig.start()
+    assert rig.stop() == 0
+    rig.recreate_changelog()
+    rows = _again(rig)
+    assert "wiped" in rig.log()
+    assert all(row.known == "-" for row in rows)
+    rig.kill()
+    # From here on the new changelog counts.
+    shutil.rmtree(rig.folder / "tables")
+    rig.start()
+    offsets = rig.ends(rig.sources[0])
+    rig.fill(0, 4)
+    rig.wait(lambda: any(row.offset >= offsets[row.partition] for row in rig.rows()), "values a third time")
+    assert all(row.known != "-" for row in rig.rows() if row.offset >= offsets[row.partition])
+
+
+def test_a_restart_reads_only_what_came_later(rig: Rig) -> None:
+    rig.start()
+    assert rig.stop() == 0
+    rig.start(HEADRACE_LOG_LEVEL="debug")
+    # Nothing is left to read: the store was written out when the worker stopped, with the changelog's end.
+    assert "Restoring state from changelog topics" not in rig.log()
+    assert rig.stop() == 0
+
+
+def test_a_second_worker_with_the_same_id_and_folder_ends_at_once(rig: Rig) -> None:
+    rig.start("w0")
+    second = rig.start("w0-twin", wait=False, HEADRACE_WORKER_ID="w0")
+    assert second.wait(20) == 74
+    assert "is in use" in rig.log("w0-twin")

@@ -1,0 +1,140 @@
+"""The chunked transport on a real Kafka: order, completeness, commits, latency, the way workers end."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from processors import exits
+from tests.processors.rig import Rig, assert_in_order
+
+
+@pytest.fixture
+def rig(kafka: str, tmp_path: Path) -> Iterator[Rig]:
+    """A group of its own."""
+    rig = Rig(kafka, tmp_path)
+    yield rig
+    rig.close()
+
+
+def test_everything_arrives_once_in_order_from_both_sources(rig: Rig) -> None:
+    rig.fill(0, 3_000)
+    rig.fill(3_000, 500, source=1)
+    rig.start()
+    rig.wait_for_values(3_500)
+
+    rows = rig.rows()
+    assert len(rows) == 3_500
+    assert_in_order(rows, restarts=0)
+    assert rig.stop() == 0
+    assert rig.committed(rig.sources[0]) == rig.ends(rig.sources[0])
+    assert rig.committed(rig.sources[1]) == rig.ends(rig.sources[1])
+
+
+def test_a_clean_stop_finishes_the_chunk_and_commits_exactly_what_is_done(rig: Rig) -> None:
+    rig.fill(0, 4_000)
+    rig.start(TEST_CHUNK_DELAY_S="0.1")
+    rig.wait(lambda: len(rig.rows()) >= 800, "800 rows")
+
+    begun = time.monotonic()
+    assert rig.stop() == 0
+    assert time.monotonic() - begun < 10
+
+    done = {number: 0 for number in range(rig.partitions)}
+    for row in rig.rows():
+        done[row.partition] = row.offset + 1
+    assert rig.committed(rig.sources[0]) == done
+
+    rig.start()
+    rig.wait_for_values(4_000)
+    assert len(rig.rows()) == 4_000  # nothing twice
+    assert_in_order(rig.rows(), restarts=0)
+
+
+def test_a_commit_never_passes_a_chunk_in_work(rig: Rig) -> None:
+    rig.fill(0, 2_000)
+    rig.start(TEST_CHUNK_DELAY_S="0.4")
+    for _ in range(6):
+        committed = rig.committed(rig.sources[0])  # read before the rows: they can only be further
+        done = {number: 0 for number in range(rig.partitions)}
+        for row in rig.rows():
+            done[row.partition] = row.offset + 1
+        assert all(committed[number] <= done[number] for number in done), (committed, done)
+        time.sleep(0.2)
+    rig.kill()
+
+
+def test_killed_in_mid_drain_it_loses_nothing_and_keeps_order(rig: Rig) -> None:
+    rig.fill(0, 20_000)
+    kills = 3
+    for number in range(kills):
+        rig.start(TEST_CHUNK_DELAY_S="0.02")
+        target = (number + 1) * 3_000
+        rig.wait(lambda target=target: len(rig.rows()) >= target, f"{target} rows")
+        rig.kill()
+    rig.start()
+    rig.wait_for_values(20_000)
+
+    rows = rig.rows()
+    assert_in_order(rows, restarts=kills)
+    # A record that comes again is known to the table, unless its worker died before it wrote that down.
+    chunk, partitions = 200, rig.partitions
+    seen: set[str] = set()
+    unknown = 0
+    for row in rows:
+        unknown += row.value in seen and row.known == "-"
+        seen.add(row.value)
+    assert unknown <= kills * chunk * partitions
+    assert len(rows) - 20_000 <= kills * partitions * 20 * chunk
+
+
+def test_a_lone_record_is_processed_within_milliseconds(rig: Rig) -> None:
+    rig.start()
+    sent_us: dict[int, int] = {}
+    for number in range(30):
+        sent_us[number] = time.time_ns() // 1000
+        rig.fill(number, 1)
+        rig.wait(lambda number=number: number in rig.values(), f"value {number}")
+    took_ms = sorted((row.time_us - sent_us[int(row.value)]) / 1000 for row in rig.rows())
+    assert took_ms[15] < 60, took_ms  # connecting a producer included
+
+
+def test_an_error_in_processing_ends_the_process_at_once(rig: Rig) -> None:
+    rig.fill(0, 1_000)
+    worker = rig.start(wait=False, TEST_FAIL_AT="777")
+    assert worker.wait(20) == exits.PROCESSING
+    assert "told to fail" in rig.log()
+    committed = rig.committed(rig.sources[0])
+    assert committed[777 % rig.partitions] <= 777 // rig.partitions
+
+    rig.start()
+    rig.wait_for_values(1_000)
+    assert_in_order(rig.rows(), restarts=1)
+
+
+def test_two_workers_share_and_take_over(rig: Rig) -> None:
+    rig.start("w0", TEST_CHUNK_DELAY_S="0.02")
+    rig.fill(0, 4_000)
+    rig.start("w1", TEST_CHUNK_DELAY_S="0.02")
+    rig.fill(4_000, 8_000)
+    rig.wait(lambda: {row.worker for row in rig.rows()[-1_000:]} == {"w0", "w1"}, "both work")
+    rig.kill("w1")
+    killed = time.monotonic()
+    rig.fill(12_000, 100)
+    rig.wait_for_values(12_100)
+    assert time.monotonic() - killed < 20
+    assert_in_order(rig.rows(), restarts=3)
+
+
+def test_a_worker_that_leaves_hands_over_at_once(rig: Rig) -> None:
+    rig.start("w0")
+    rig.start("w1")
+    rig.fill(0, 400)
+    rig.wait_for_values(400)
+    assert rig.stop("w1") == 0
+    left = time.monotonic()
+    rig.fill(400, 400)
+    rig.wait_for_values(800)
+    assert time.monotonic() - left < 4  # well under the session timeout of 6 s
+    assert_in_order(rig.rows(), restarts=2)
