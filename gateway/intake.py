@@ -23,7 +23,7 @@ from gateway.producer import (
     Producer,
     QueueFullError,
 )
-from gateway.problems import ApiError, FieldError
+from gateway.problems import ApiError, field_error
 from schemas import errors
 from schemas.event import Event, EventReader
 from schemas.identity import uuid_text
@@ -160,7 +160,7 @@ async def post_event(request: Request) -> Response:
         return _answer(_encode(ingest.answer_event(item, taken.owners[item.id].status)), taken)
     if item.code is errors.UNAVAILABLE:
         raise _unavailable(intake)
-    fields = [FieldError(item.field, item.message)] if item.field else []
+    fields = [field_error(item.field, item.message)] if item.field else []
     raise ApiError(item.code, item.message, errors=fields)
 
 

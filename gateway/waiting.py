@@ -28,12 +28,12 @@ _log = structlog.get_logger("headrace.gateway")
 
 
 class Waiting:
-    """The requests of this process that wait."""
+    """The requests of this process that wait; `count` is how many there are."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
-        self._count = 0
+        self.count = 0
         self._youngest_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -42,11 +42,11 @@ class Waiting:
 
         Raises ApiError `unavailable` where too many requests wait already.
         """
-        if self._count >= WAITERS_MAX:
+        if self.count >= WAITERS_MAX:
             raise unavailable(f"more than {WAITERS_MAX} requests wait for events already")
         future = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(event_id, set()).add(future)
-        self._count += 1
+        self.count += 1
         self._youngest_at = monotonic()
         metrics.WAITING.inc()
         if self._task is None or self._task.done():
@@ -67,7 +67,7 @@ class Waiting:
         self._wake(list(self._waiters))
 
     def _forget(self, event_id: str, future: asyncio.Future[None]) -> None:
-        self._count -= 1
+        self.count -= 1
         metrics.WAITING.dec()
         same_event = self._waiters.get(event_id)
         if same_event is not None:

@@ -50,6 +50,7 @@ class WorkerApp(faust.App):
 
     BootStrategy = _NoWeb
     settings: Settings
+    sources: Sequence[str]
     table: DedupeTable
     drain: Drain
     watchdog: Watchdog
@@ -75,10 +76,17 @@ class WorkerApp(faust.App):
         """Tell whoever waits for it that partitions are assigned and the table is complete."""
         super().on_rebalance_end()
         self.watchdog.moved()
+        self._check_topics()
         held = sorted(tp.partition for tp in self.consumer.assignment() if tp.topic == self.table.changelog_topic_name)
         _log.info("ready: generation %s, partitions %s", self.consumer_generation_id, held)
         if self.settings.ready_file:
             Path(self.settings.ready_file).touch()
+
+    def _check_topics(self) -> None:
+        consumer = cast(ChunkConsumer, self.consumer)
+        counts = {topic: consumer.partitions_of(topic) for topic in (*self.sources, self.table.changelog_topic_name)}
+        if 0 in counts.values() or len(set(counts.values())) > 1:
+            exits.leave(exits.CONFIGURATION, f"topics must exist with equal partitions (headrace migrate): {counts}")
 
     def has_work(self) -> bool:
         """Whether there is anything that must move: chunks in work, records not taken, an assignment not yet usable."""
@@ -114,9 +122,13 @@ def create_app(
     transport.register()
     app = WorkerApp(settings.group, **_options(settings))
     app.settings = settings
+    app.sources = sources
     app.watchdog = Watchdog(app.has_work)
     app.table = DedupeTable(
-        app, store=f"{settings.table_store}://{topics.DEDUPE_TABLE}", partitions=settings.partitions
+        app,
+        store=f"{settings.table_store}://{topics.DEDUPE_TABLE}",
+        partitions=settings.partitions,
+        on_progress=app.watchdog.moved,
     )
     app.tables.add(app.table)
     sender = BatchSender(lambda: cast(IdempotentProducer, app.producer).client)

@@ -1,5 +1,6 @@
 """The agent: chunk in, rows and table entries out, then the acknowledgement. One at a time, in order."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
@@ -14,6 +15,10 @@ from processors.producer import BatchSender, ProduceError
 from processors.table import DedupeTable
 from processors.table_store import StoreError
 from processors.watchdog import Watchdog
+
+
+CANCEL_S = 1.0
+"""Longest wait for a chunk that is dropped because the worker stops."""
 
 
 @dataclass(slots=True)
@@ -39,19 +44,29 @@ class Drain:
         self._table = table
         self._sender = sender
         self._watchdog = watchdog
+        self._working: asyncio.Task[Any] | None = None
+        self._stopped = False
 
     async def run(self, stream: StreamT[Any]) -> None:
         """Process chunks until the stream ends. Whatever a chunk fails with ends the process."""
+        if self._stopped:  # Faust starts agents again that it cancels
+            return
         processor = await self._started()
         # Faust's interface of streams does not declare what its streams have.
         manual = cast(Stream[Any], stream).noack()
         async for event in cast(Stream[Any], manual).events():
+            self._working = asyncio.current_task()
             await self._process(processor, event)
+            self._working = None
             await manual.ack(event)
             self._watchdog.moved()
 
     async def stop(self) -> None:
-        """Let the processor go, if it was ever started."""
+        """Drop the chunk in work, if there still is one, and let the processor go."""
+        self._stopped = True
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.wait([self._working], timeout=CANCEL_S)
         processor, self._processor = self._processor, None
         if processor is not None:
             await processor.stop()

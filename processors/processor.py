@@ -101,7 +101,8 @@ class Processor:
             if len(arrivals) == 1:
                 return await self._write(chunk, [], {}, [*bad, _unstorable(arrivals[0], error)])
         middle = len(arrivals) // 2
-        written = await self._write_halving(chunk, arrivals[:middle], owners, bad)
+        half = msgspec.structs.replace(chunk, last=arrivals[middle - 1].record)
+        written = await self._write_halving(half, arrivals[:middle], owners, bad)
         # What the first half brought is new to the table, so the second half asks Postgres.
         written.add(await self._write_halving(chunk, arrivals[middle:], {}, []))
         return written
@@ -131,14 +132,15 @@ class Processor:
         standings: dict[bytes, store.Standing] = {}
         if owners is None:
             standings = await store.standings(connection, {arrival.event.id for arrival in arrivals})
-            owners = {id_: _owner_here(standing, chunk.partition) for id_, standing in standings.items()}
+            counted = await store.processed_before(connection, chunk.topic, chunk.partition) - 1
+            owners = {id_: _owner_here(standing, chunk.partition, counted) for id_, standing in standings.items()}
         plan = decide(arrivals, owners)
         attempted = await self._attempts.first(connection, plan.new)
         rows = [_row(one, plan) for one in attempted]
         await store.insert_events(connection, rows, chunk.partition, now)
         new = {arrival.event.id for arrival in plan.new}
         older = {id_: repeat for id_, repeat in plan.repeats.items() if id_ not in new}
-        if not await store.count_repeats(connection, older, now):
+        if not await store.count_repeats(connection, older, chunk.partition, now):
             raise _Differs
         await self._attempts.schedule(connection, attempted, chunk.partition)
         await self._attempts.finish(connection, attempted)
@@ -154,9 +156,15 @@ class _Chunk(msgspec.Struct, frozen=True):
     last: Record
 
 
-def _owner_here(standing: store.Standing, partition: int) -> Owner:
-    """The owner as offsets of `partition` see it: those of another partition, from before a change, tell nothing."""
-    return standing.owner if standing.partition == partition else standing.owner._replace(offset=-1, counted_offset=-1)
+def _owner_here(standing: store.Standing, partition: int, counted_offset: int) -> Owner:
+    """The owner as offsets of `partition` see it.
+
+    A client with another partitioner may have put the owner's record into another partition, whose offsets tell nothing
+    here: then what this partition has had processed, up to `counted_offset`, is counted.
+    """
+    if standing.partition == partition:
+        return standing.owner
+    return standing.owner._replace(offset=-1, counted_offset=counted_offset)
 
 
 def _row(one: Attempted, plan: Plan) -> Row:

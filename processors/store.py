@@ -68,8 +68,10 @@ async def insert_events(connection: Connection, rows: Sequence[Row], partition: 
         await copy.write(encode_rows(rows, partition, now))
 
 
-async def count_repeats(connection: Connection, repeats: Mapping[bytes, Repeat], now: datetime) -> bool:
-    """Add duplicates and conflicts to events that stand already.
+async def count_repeats(
+    connection: Connection, repeats: Mapping[bytes, Repeat], partition: int, now: datetime
+) -> bool:
+    """Add duplicates and conflicts, read from `partition`, to events that stand already.
 
     False where a row was not as the repeats assume: gone, owned by another payload, or counted further. Then the
     transaction must be undone.
@@ -80,15 +82,18 @@ async def count_repeats(connection: Connection, repeats: Mapping[bytes, Repeat],
     chosen = [repeats[id_] for id_ in ids]
     cursor = await connection.execute(
         """update headrace.events e
-           set duplicate_count = e.duplicate_count + r.duplicates, counted_offset = r.counted_offset, updated_at = %s,
+           set duplicate_count = e.duplicate_count + r.duplicates, updated_at = %s,
+               counted_offset = case when e.kafka_partition = %s then r.counted_offset else e.counted_offset end,
                conflicts = case when r.conflicts is null then e.conflicts
                                 when jsonb_array_length(coalesce(e.conflicts, '[]')) >= %s then e.conflicts
                                 else coalesce(e.conflicts, '[]') || r.conflicts end
            from unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bigint[], %s::integer[], %s::jsonb[])
                 as r (id, fingerprint, first_offset, counted_offset, duplicates, conflicts)
-           where e.id = r.id and e.fingerprint = r.fingerprint and e.counted_offset < r.first_offset""",
+           where e.id = r.id and e.fingerprint = r.fingerprint
+             and (e.kafka_partition <> %s or e.counted_offset < r.first_offset)""",
         (
             now,
+            partition,
             CONFLICTS_KEPT_MAX,
             uuid_array(ids),
             uuid_array(repeat.fingerprint for repeat in chosen),
@@ -96,9 +101,19 @@ async def count_repeats(connection: Connection, repeats: Mapping[bytes, Repeat],
             [repeat.counted_offset for repeat in chosen],
             [repeat.duplicates for repeat in chosen],
             [None if not repeat.conflicts else Jsonb(conflict_list(repeat.conflicts)) for repeat in chosen],
+            partition,
         ),
     )
     return cursor.rowcount == len(ids)
+
+
+async def processed_before(connection: Connection, topic: str, partition: int) -> int:
+    """The offset up to which the partition has been processed, that one not included."""
+    cursor = await connection.execute(
+        "select next_offset from headrace.progress where topic = %s and kafka_partition = %s", (topic, partition)
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else row[0]
 
 
 async def note_progress(connection: Connection, topic: str, partition: int, last: Any) -> None:

@@ -1,6 +1,6 @@
 """The dedupe table: a Faust table of raw bytes whose writes and recovery go by the chunk, not by the key."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import faust
@@ -23,6 +23,8 @@ class DedupeStore(Store[bytes, bytes]):
     """
 
     kept: TableStore
+    on_progress: Callable[[], None] = staticmethod(lambda: None)
+    """Called after each piece of the table that was recovered."""
 
     async def on_start(self) -> None:
         """Open the store, from the start with an empty one if what lies there cannot be used."""
@@ -57,8 +59,9 @@ class DedupeStore(Store[bytes, bytes]):
             entries = ((record.key, record.value) for record in records if record.key is not None)
             try:
                 self.kept.put_many(message.partition, entries, message.offset)
-            except StoreError as error:
-                exits.leave(exits.TABLE, str(error))
+            except Exception as error:
+                exits.leave(exits.TABLE, f"the table cannot be recovered: {error}")
+            self.on_progress()
 
     def reset_state(self) -> None:
         """Nothing: Faust asks for this only from its own command line."""
@@ -75,8 +78,11 @@ class DedupeStore(Store[bytes, bytes]):
 class DedupeTable(faust.Table[bytes, bytes]):
     """Who owns a key: by partition of the source topic, 16-byte id → what the processor keeps of the winner."""
 
-    def __init__(self, app: AppT, *, store: str, partitions: int, **kwargs: Any) -> None:
+    def __init__(
+        self, app: AppT, *, store: str, partitions: int, on_progress: Callable[[], None], **kwargs: Any
+    ) -> None:
         kwargs.setdefault("name", DEDUPE_TABLE)
+        self._on_progress = on_progress
         # Faust resumes reading the changelog after recovery when the buffer is 1; 2 is the least that does not.
         super().__init__(
             app,
@@ -90,7 +96,9 @@ class DedupeTable(faust.Table[bytes, bytes]):
         )
 
     def _new_store_by_url(self, url: str | URL) -> DedupeStore:
-        return DedupeStore(url, self.app, self, table_name=self.name, loop=self.loop)
+        store = DedupeStore(url, self.app, self, table_name=self.name, loop=self.loop)
+        store.on_progress = self._on_progress  # type: ignore[method-assign]
+        return store
 
     @property
     def _kept(self) -> TableStore:

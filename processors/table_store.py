@@ -27,7 +27,7 @@ WRITE_BUFFER_BYTES = 16 * MIB
 WRITE_BUFFERS_MAX = 3
 BLOOM_BITS_PER_KEY = 10
 ENTRY_TTL_S = 14 * 24 * 3600
-"""Age at which an entry may be dropped, at the next compaction: twice as long as a record can be replayed from Kafka."""
+"""Age at which a compaction may drop an entry: twice as long as a record can be replayed from Kafka."""
 
 _OFFSET_KEY = b"offset"
 _BROKEN_MARK = "broken"

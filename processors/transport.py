@@ -9,14 +9,15 @@ committed (:mod:`processors.commit`), and every unbounded wait or silent failure
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import aiokafka
 import uvloop
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
+from faust.types.transports import TransportT
 from mode.types import ServiceT
 
 from processors import exits
@@ -33,8 +34,12 @@ POLL_S = 0.2
 FETCH_WAIT_MS = 100
 """How long a broker holds a fetch with nothing to give. While one is out, no newly drained partition can be asked for."""
 PARTITION_FETCH_BYTES = 2 * 1024 * 1024
+RECOVERY_RECORDS_MAX = 20_000
+"""Most changelog records applied to the table at once while it recovers."""
 DRAIN_S = 20.0
 """Longest wait, when partitions are taken away, for the chunk in work."""
+DRAIN_AT_STOP_S = 5.0
+"""The same when the worker is told to stop; with all the rest it must end within 10 s."""
 COMMIT_S = 60.0
 """Longest wait for the group coordinator to take a commit."""
 
@@ -45,6 +50,13 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
     """The consumer's thread: aiokafka runs here, so that heartbeats go out however long a chunk computes."""
 
     _taker: ChunkTaker | None = None
+
+    async def on_start(self) -> None:
+        """Connect; see :meth:`IdempotentProducer.on_start`."""
+        try:
+            await super().on_start()
+        except KafkaError as error:
+            _leave_unconnected(self.transport, error)
 
     async def take(self, active: frozenset[TP], records_max: int, chunks_max: int) -> list[Chunk]:
         """Chunks of `active` partitions; see :meth:`processors.fetch.ChunkTaker.take`."""
@@ -113,7 +125,8 @@ class ChunkConsumer(driver.Consumer):
         if not active:
             await asyncio.sleep(0.01)
             return []
-        return await self._thread.take(active, self.chunk_records_max, room)
+        records_max = RECOVERY_RECORDS_MAX if self.app.rebalancing else self.chunk_records_max
+        return await self._thread.take(active, records_max, room)
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         try:
@@ -177,17 +190,23 @@ class ChunkConsumer(driver.Consumer):
         """Nothing: after each assignment the client starts at the committed offsets by itself."""
 
     async def wait_empty(self) -> None:
-        """Wait for the chunk in work, for at most ``DRAIN_S``, then commit all that is done."""
-        deadline = self.loop.time() + DRAIN_S
+        """Wait for the chunk in work, for a bounded time, then commit all that is done."""
+        limit_s = DRAIN_AT_STOP_S if self.app.should_stop else DRAIN_S
+        deadline = self.loop.time() + limit_s
         while self._unacked_messages and self.loop.time() < deadline:
             self._ack_event.clear()
             await self._wait_for(self._ack_event)
         if self._unacked_messages:
-            _log.warning("a chunk is still in work after %.0f s; it will be processed again", DRAIN_S)
+            _log.warning("a chunk is still in work after %.0f s; it will be processed again", limit_s)
         # A commit that was already under way is waited for but may not hold the last chunk: so twice.
         await self.commit()
         if self.ledger.committable():
             await self.commit()
+
+    def partitions_of(self, topic: str) -> int:
+        """How many partitions `topic` has, as far as the client knows; 0: there is no such topic."""
+        consumer = self._thread._ensure_consumer()
+        return len(consumer._client.cluster.partitions_for_topic(topic) or ())
 
     def lag(self) -> int:
         """Records known to be in the partitions behind what was delivered to the agent."""
@@ -213,6 +232,13 @@ class ChunkConsumer(driver.Consumer):
 class IdempotentProducer(driver.Producer):
     """Faust's producer with what aiokafka leaves off by default."""
 
+    async def on_start(self) -> None:
+        """Connect. Where that fails, the process ends: starting it again, with pauses, is its supervisor's part."""
+        try:
+            await super().on_start()
+        except KafkaError as error:
+            _leave_unconnected(self.transport, error)
+
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
 
@@ -227,6 +253,11 @@ class ChunkTransport(driver.Transport):
 
     Consumer = ChunkConsumer
     Producer = IdempotentProducer
+
+
+def _leave_unconnected(transport: TransportT, error: KafkaError) -> NoReturn:
+    servers = ", ".join(driver.server_list(transport.url, transport.default_port))
+    exits.leave(exits.KAFKA, f"cannot connect to Kafka at {servers}: {error}")
 
 
 def register() -> None:

@@ -59,14 +59,18 @@ def up(  # noqa: PLR0913 - one parameter for each option
     plan = Plan(data, port, int(brokers) if brokers else None, partitions, gateway_workers, workers)
 
     def show(running: Running, check: Callable[[], None]) -> None:
-        _show(running, data, as_json=as_json, detached=detach)
         if sample:
-            sample_batch.play(Client(running.state.url, running.api_key), sample, click.echo, check)
+            sample_batch.play(Client(running.state.url, running.api_key), sample, _note, check)
+        _show(running, data, as_json=as_json, detached=detach)
 
     if detach:
         show(_detached(plan), lambda: None)
         return
-    stack.run(plan, lambda line: click.echo(line, err=True), show)
+    stack.run(plan, _note, show)
+
+
+def _note(line: str) -> None:
+    click.echo(line, err=True)  # so that --json leaves nothing else on the standard output
 
 
 def _show(running: Running, data: Path, *, as_json: bool, detached: bool) -> None:

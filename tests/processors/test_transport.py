@@ -34,12 +34,15 @@ def test_everything_arrives_once_in_order_from_both_sources(rig: Rig) -> None:
 
 def test_a_clean_stop_finishes_the_chunk_and_commits_exactly_what_is_done(rig: Rig) -> None:
     rig.fill(0, 4_000)
-    rig.start(TEST_CHUNK_DELAY_S="0.1")
-    rig.wait(lambda: len(rig.rows()) >= 800, "800 rows")
+    rig.start(TEST_CHUNK_DELAY_S="1")
+    rig.wait(lambda: len(rig.rows()) >= 400, "400 rows")
+    time.sleep(0.2)  # the next chunk is in work for a second
+    before = len(rig.rows())
 
     begun = time.monotonic()
     assert rig.stop() == 0
     assert time.monotonic() - begun < 10
+    assert len(rig.rows()) == before + 200
 
     done = {number: 0 for number in range(rig.partitions)}
     for row in rig.rows():
@@ -54,8 +57,8 @@ def test_a_clean_stop_finishes_the_chunk_and_commits_exactly_what_is_done(rig: R
 
 def test_a_commit_never_passes_a_chunk_in_work(rig: Rig) -> None:
     rig.fill(0, 2_000)
-    rig.start(TEST_CHUNK_DELAY_S="0.4")
-    for _ in range(6):
+    rig.start(TEST_CHUNK_DELAY_S="1.2")  # longer than the pause between commits
+    for _ in range(8):
         committed = rig.committed(rig.sources[0])  # read before the rows: they can only be further
         done = {number: 0 for number in range(rig.partitions)}
         for row in rig.rows():
@@ -63,6 +66,9 @@ def test_a_commit_never_passes_a_chunk_in_work(rig: Rig) -> None:
         assert all(committed[number] <= done[number] for number in done), (committed, done)
         time.sleep(0.2)
     rig.kill()
+    rig.start()
+    rig.wait_for_values(2_000)
+    assert_in_order(rig.rows(), restarts=1)
 
 
 def test_killed_in_mid_drain_it_loses_nothing_and_keeps_order(rig: Rig) -> None:
