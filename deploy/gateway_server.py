@@ -50,7 +50,7 @@ def serve(settings: Settings) -> None:
     config = uvicorn.Config(
         "gateway.app:app",
         loop="uvloop",
-        http="httptools",
+        http="gateway.protocol:BoundedProtocol",  # httptools, with a limit on everything before the application
         ws="none",
         lifespan="on",
         log_config=None,

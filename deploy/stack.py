@@ -53,6 +53,7 @@ def run(plan: Plan, tell: Callable[[str], None], on_ready: Callable[[Running, Ca
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("children are tied to the life of the thread that starts them: use the main thread")
+    plan = plan._replace(data=plan.data.resolve())  # children do not all run in this folder
     plan.data.mkdir(parents=True, exist_ok=True)
     with state.locked(plan.data):
         before = state.load(plan.data)

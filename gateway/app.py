@@ -1,11 +1,10 @@
 """The gateway as an ASGI application: ``uvicorn gateway.app:app``, with nothing but the environment set.
 
 Importing connects to nothing and reads no settings: both happen at startup. Postgres need not be up for that, since
-Kafka is the buffer. What handlers share is on `app.state`: `settings`, `pool`, `database`, `keys`, `waiting`,
-`cursors`, `intake`.
+Kafka is the buffer. What handlers share is on `app.state`: `settings`, `pool`, `database`, `limits`, `keys`,
+`programs`, `waiting`, `cursors`, `intake`.
 """
 
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -14,13 +13,15 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from gateway import health, intake, logs, problems, reading
+from gateway import health, intake, logs, problems, reading, retrying, stats
 from gateway.auth import Keys
 from gateway.boundary import RequestBoundary
 from gateway.database import Database, make_pool
+from gateway.programs import Programs
+from gateway.ratelimits import RateLimits
 from gateway.reading import CursorSigner
 from gateway.waiting import Waiting
-from schemas.settings import Settings, SettingsError, load
+from schemas.settings import Settings, load
 
 
 @asynccontextmanager
@@ -33,9 +34,13 @@ async def running(app: Starlette, settings: Settings) -> AsyncIterator[None]:
         state.database = Database(state.pool, settings)
         await state.database.start()
         stack.push_async_callback(state.database.stop)
-        state.keys = Keys(state.database)
+        state.limits = RateLimits(state.database, settings.rate_events_per_s)
+        state.keys = Keys(state.database, state.limits)
         await state.keys.start()
         stack.push_async_callback(state.keys.stop)
+        state.programs = Programs(state.database, registered=settings.programs == "registered")
+        await state.programs.start()
+        stack.push_async_callback(state.programs.stop)
         state.waiting = Waiting(state.database)
         stack.push_async_callback(state.waiting.stop)
         state.cursors = CursorSigner(state.database)
@@ -47,10 +52,7 @@ async def running(app: Starlette, settings: Settings) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-    try:
-        settings = load()
-    except SettingsError as error:
-        sys.exit(f"headrace gateway: {error}")
+    settings = load()
     logs.configure(settings)
     async with running(app, settings):
         yield {"settings": settings}  # for gateway.protocol, which serves connections before there is a request
@@ -59,7 +61,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
 def create_app() -> Starlette:
     """The application, not started."""
     app = Starlette(
-        routes=[*intake.routes(), *reading.routes(), *health.routes()],
+        routes=[*intake.routes(), *reading.routes(), *retrying.routes(), *stats.routes(), *health.routes()],
         middleware=[Middleware(RequestBoundary)],
         exception_handlers={
             problems.ApiError: problems.on_api_error,

@@ -11,14 +11,15 @@ from itertools import islice
 from time import monotonic, time
 from uuid import UUID
 
-import msgspec
 import structlog
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from gateway import metrics
 from gateway.database import DATABASE_FAULTS, Database
+from gateway.key import Key
 from gateway.problems import ApiError, unavailable
+from gateway.ratelimits import RateLimits
 from schemas.errors import FORBIDDEN, UNAUTHORIZED
 from schemas.keys import hash_key, is_well_formed
 
@@ -35,7 +36,8 @@ _LOOKUP_TIMEOUT_S = 1.5  # for a connection, and again for the statement
 _HEADER_BYTES_MAX = 200
 
 _SELECT = """
-    select key_sha256, name, scopes, program_ids, extract(epoch from expires_at)::float8 from headrace.api_keys
+    select key_sha256, name, scopes, program_ids, extract(epoch from expires_at)::float8, rate_events_per_s
+    from headrace.api_keys
     where key_sha256 = any(%s) and (revoked_at is null or revoked_at > now())
       and (expires_at is null or expires_at > now())
 """
@@ -43,28 +45,6 @@ _SELECT = """
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="headrace"'}
 
 _log = structlog.get_logger("headrace.gateway")
-
-
-class Key(msgspec.Struct, frozen=True):
-    """A valid key: its `sha256` (its identity), its `name` for people, and what it may do.
-
-    `program_ids` are the programs (16 bytes each) that it is limited to, None where it is not; `expires_at` is in
-    seconds since 1970.
-    """
-
-    sha256: bytes
-    name: str
-    scopes: frozenset[str]
-    program_ids: frozenset[bytes] | None
-    expires_at: float | None
-
-    def may_use(self, program_packed: bytes) -> bool:
-        """Whether the key may write to and read from a program."""
-        return self.program_ids is None or program_packed in self.program_ids
-
-    def allows(self, scope: str) -> bool:
-        """Whether the key has a scope; `admin` has them all."""
-        return scope in self.scopes or "admin" in self.scopes
 
 
 class _Entry:
@@ -79,8 +59,9 @@ class _Entry:
 class Keys:
     """The keys that this process has met."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: RateLimits | None = None) -> None:
         self._database = database
+        self._limits = limits
         self._known: dict[bytes, _Entry] = {}
         self._unknown: dict[bytes, float] = {}  # when it was looked up
         self._waiting: dict[bytes, asyncio.Future[Key | None]] = {}
@@ -116,6 +97,8 @@ class Keys:
             raise _unauthorized("the API key is unknown, expired or revoked")
         if not key.allows(scope):
             raise ApiError(FORBIDDEN, f"the API key {key.name!r} has not the scope {scope!r}")
+        if self._limits is not None:
+            await self._limits.charge(request.scope, key, 0)  # nothing yet: so that every answer tells the allowance
         return key
 
     async def _find(self, text: str, sha256: bytes, now: float) -> Key | None:
@@ -240,11 +223,19 @@ def _make_room(entries: dict[bytes, _Entry] | dict[bytes, float]) -> None:
         del entries[next(iter(entries))]  # the oldest
 
 
-def _key(sha256: bytes, name: str, scopes: list[str], program_ids: list[UUID] | None, expires_at: float | None) -> Key:
+def _key(
+    sha256: bytes,
+    name: str,
+    scopes: list[str],
+    program_ids: list[UUID] | None,
+    expires_at: float | None,
+    rate_events_per_s: float | None,
+) -> Key:
     return Key(
         bytes(sha256),
         name,
         frozenset(scopes),
         None if program_ids is None else frozenset(each.bytes for each in program_ids),
         expires_at,
+        rate_events_per_s,
     )

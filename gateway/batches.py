@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
 EVENTS_MAX = 100
 
+_SPACE = b" \t\n\r"  # as JSON has it
+_COMMA = ord(",")
 _SHAPE = 'the body must be {"events": [...]} with 1 to 100 events'
 
 
@@ -36,17 +39,24 @@ def split_batch(body: bytes) -> list[bytes]:
         raise BadBatchError(f"{_SHAPE}: {str(error).replace('`', '')}") from None
     except (msgspec.DecodeError, RecursionError):
         # One event with a lone surrogate, or nested too deep for the decoder, must not cost the others.
-        events = list(_split_by_brackets(body))
+        events = list(islice(_split_by_brackets(body), EVENTS_MAX + 1))
     if not 1 <= len(events) <= EVENTS_MAX:
-        raise BadBatchError(f"{_SHAPE}; this one has {len(events)}")
+        raise BadBatchError(f"{_SHAPE}; this one has {'none' if not events else 'more'}")
     if body.count(b":") != 1 + sum(event.count(b":") for event in events):
         raise BadBatchError(f"{_SHAPE}; events is given twice")
     return events
 
 
-_head = re.compile(rb'\s*\{\s*"events"\s*:\s*\[').match
-_tail = re.compile(rb"\s*\}\s*\Z").match
-_tokens = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]+|[\]}]+|,', re.DOTALL).finditer
+_string = rb'"(?:[^"\\]++|\\.)*+"'
+_flat = rb'(?:[^"\[\]{}]++|%s)*+' % _string
+_shallow = _flat
+for _ in range(3):
+    _shallow = rb"(?:%s[\[{]%s[\]}])*+%s" % (_flat, _shallow, _flat)
+_head = re.compile(rb'\s*+\{\s*+"events"\s*+:\s*+\[').match
+_tail = re.compile(rb"\s*+\}\s*+\Z").match
+# Between events: up to the next comma or bracket. Inside one: up to the next run of brackets that leads deeper or back.
+_between = re.compile(rb'(?:[^"\[\]{},]++|%s)*+(,|[\[{]++|\])' % _string, re.DOTALL).match
+_inside = re.compile(rb"%s([\[{]++|[\]}]++)" % _shallow, re.DOTALL).match
 
 
 def _split_by_brackets(body: bytes) -> Iterator[bytes]:
@@ -54,25 +64,29 @@ def _split_by_brackets(body: bytes) -> Iterator[bytes]:
     head = _head(body)
     if head is None:
         raise NotJsonError
-    start, depth = head.end(), 0
-    for token in _tokens(body, start):
-        kind, length = token[0][:1], len(token[0])
+    start = at = head.end()
+    depth = 0
+    while (token := (_inside if depth else _between)(body, at)) is not None:
+        begin, at = token.span(1)
+        kind = body[begin]
         if kind in b"[{":
-            depth += length
-        elif kind in b"]}":
-            if length > depth:
-                yield from _last(body, start, token.start() + depth)
-                return
-            depth -= length
-        elif kind == b"," and depth == 0:
-            yield body[start : token.start()].strip()
-            start = token.end()
+            depth += at - begin
+        elif kind == _COMMA:
+            yield body[start:begin].strip(_SPACE)
+            start = at
+        elif depth == 0:
+            yield from _last(body, start, at)
+            return
+        else:
+            # A run of brackets may close the event and then the list.
+            at = min(at, begin + depth)
+            depth -= at - begin
     raise NotJsonError
 
 
 def _last(body: bytes, start: int, end: int) -> Iterator[bytes]:
-    if body[end : end + 1] != b"]" or not _tail(body, end + 1):
+    if not _tail(body, end):
         raise NotJsonError
-    event = body[start:end].strip()
+    event = body[start : end - 1].strip(_SPACE)
     if event:
         yield event

@@ -3,6 +3,7 @@
 Plain ASGI, since it is on the hot path. A request that goes well costs no log line: only errors and slow requests do.
 """
 
+import sys
 from http import HTTPStatus
 from time import perf_counter
 
@@ -13,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import metrics
 from gateway.identify import REQUEST_ID, request_id
 from gateway.problems import unexpected
+from gateway.ratelimits import ALLOWANCE
+from schemas.settings import SettingsError
 
 SLOW_REQUEST_S = 2.0
 CLIENT_GONE = 499  # never sent: the status in metrics and log where the client left before its answer
@@ -31,7 +34,7 @@ class RequestBoundary:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _in_plain_words(send))
             return
         started_at = perf_counter()
         own_id = request_id(scope["headers"])
@@ -43,7 +46,9 @@ class RequestBoundary:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], header]
+                allowance = scope.get(ALLOWANCE)
+                told = [] if allowance is None else allowance.headers()
+                message["headers"] = [*message["headers"], header, *told]
             await send(message)
 
         metrics.IN_FLIGHT.inc()
@@ -58,6 +63,18 @@ class RequestBoundary:
         finally:
             metrics.IN_FLIGHT.dec()
             _finish(scope, status, perf_counter() - started_at)
+
+
+def _in_plain_words(send: Send) -> Send:
+    """Have the server tell of settings that cannot be used without the traceback that starlette puts in their place."""
+
+    async def sending(message: Message) -> None:
+        error = sys.exc_info()[1]
+        if message["type"] == "lifespan.startup.failed" and isinstance(error, SettingsError):
+            message["message"] = str(error)
+        await send(message)
+
+    return sending
 
 
 def _finish(scope: Scope, status: int, seconds: float) -> None:

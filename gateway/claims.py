@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+import psycopg
 import structlog
-from psycopg import Error as PostgresError
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from gateway.database import Pool, hung_up_after
 from gateway.ingest import PENDING, Owner
 
 log = structlog.get_logger(__name__)
@@ -78,23 +78,25 @@ class _Waiting(NamedTuple):
 class Claims:
     """Claims ids for all requests of this process."""
 
-    def __init__(self, pool: AsyncConnectionPool, timeout_s: float) -> None:
+    def __init__(self, pool: Pool, timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
         self._waiting: list[_Waiting] = []
         self._runner: asyncio.Task[None] | None = None
-        self._closed_until = 0.0
+        self._failed = False
+        self._retry_at = 0.0
 
     async def claim(self, claims: Sequence[Claim]) -> dict[bytes, Owner]:
         """The owner of each id; an id asked for first is owned by its own fingerprint.
 
-        Raises :class:`ClaimsUnavailableError` when Postgres does not answer, and for a second after, so that an outage
-        costs requests their exact answer but not their time.
+        Raises :class:`ClaimsUnavailableError` when Postgres does not answer within the timeout. From then on one
+        request a second tries, and the others are told at once, so that an outage costs them their exact answer but
+        not their time.
         """
         if not claims:
             return {}
         loop = asyncio.get_running_loop()
-        if loop.time() < self._closed_until:
+        if self._failed and (self._runner is not None or loop.time() < self._retry_at):
             raise ClaimsUnavailableError
         waiting = _Waiting(claims, loop.create_future())
         self._waiting.append(waiting)
@@ -126,34 +128,37 @@ class Claims:
             for claim in waiting.claims:
                 first.setdefault(claim.id, claim)
         try:
-            owners = await asyncio.wait_for(self._owners(first), self._timeout_s)
-        except (PostgresError, PoolTimeout, TimeoutError, OSError) as error:
-            log.warning("claims deferred: postgres does not answer", reason=repr(error))
-            self._closed_until = asyncio.get_running_loop().time() + _RETRY_AFTER_FAILURE_S
-            for waiting in batch:
-                if not waiting.owners.done():
-                    waiting.owners.set_exception(ClaimsUnavailableError())
+            owners = await self._owners(first)
+        except (psycopg.Error, OSError) as error:  # also: read-only after a failover, never migrated
+            log.warning("claims deferred: postgres does not answer", reason=" ".join(repr(error).split()))
+            self._failed = True
+            self._retry_at = asyncio.get_running_loop().time() + _RETRY_AFTER_FAILURE_S
+            _give_up([*batch, *self._waiting], ClaimsUnavailableError())
+            self._waiting.clear()
             return
+        except Exception as error:  # noqa: BLE001 - a defect: the requests that wait answer for it
+            _give_up(batch, error)
+            return
+        self._failed = False
         for waiting in batch:
             if not waiting.owners.done():
                 waiting.owners.set_result(owners)
 
     async def _owners(self, first: dict[bytes, Claim]) -> dict[bytes, Owner]:
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
         owners: dict[bytes, Owner] = {}
         asked = sorted(first.values())
         for _ in range(_RACES_MAX):
-            lost = await self._ask(asked, owners)
+            lost = await self._ask(asked, owners, deadline)
             if not lost:
                 return owners
             asked = lost
             await asyncio.sleep(_RACE_PAUSE_S)
-        raise TimeoutError
+        raise TimeoutError("the winner of a race over a key does not show")
 
-    async def _ask(self, asked: list[Claim], owners: dict[bytes, Owner]) -> list[Claim]:
+    async def _ask(self, asked: list[Claim], owners: dict[bytes, Owner], deadline: float) -> list[Claim]:
         """Ask once; fills `owners`, and returns the claims that lost a race against a row not yet visible."""
-        async with self._pool.connection(self._timeout_s) as connection, connection.cursor(binary=True) as cursor:
-            await cursor.execute(_CLAIM, _parameters(asked), prepare=True)
-            rows: list[tuple[int, UUID | None, str | None]] = await cursor.fetchall()
+        rows = await self._rows(asked, deadline)
         lost = []
         for claim in asked:
             owners[claim.id] = Owner(claim.fingerprint, PENDING)
@@ -164,6 +169,21 @@ class Claims:
             else:
                 owners[claim.id] = Owner(fingerprint.bytes, status or PENDING)
         return lost
+
+    async def _rows(self, asked: list[Claim], deadline: float) -> list[tuple[int, UUID | None, str | None]]:
+        now = asyncio.get_running_loop().time
+        async with self._pool.connection(max(0.0, deadline - now())) as connection:
+            # Not by cancelling: psycopg would then talk to the server once more, which may be deaf.
+            with hung_up_after(connection, max(0.0, deadline - now())):
+                async with connection.cursor(binary=True) as cursor:
+                    await cursor.execute(_CLAIM, _parameters(asked), prepare=True)
+                    return await cursor.fetchall()
+
+
+def _give_up(waitings: Sequence[_Waiting], error: Exception) -> None:
+    for waiting in waitings:
+        if not waiting.owners.done():
+            waiting.owners.set_exception(error)
 
 
 def _parameters(asked: list[Claim]) -> dict[str, bytes | str]:

@@ -1,11 +1,11 @@
 """The routes through which events come in, and what they need: claims and the producer."""
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import msgspec
-from psycopg_pool import AsyncConnectionPool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,7 +14,10 @@ from gateway import ingest
 from gateway.batches import BadBatchError, NotJsonError
 from gateway.bodies import read_body
 from gateway.claims import Claim, Claims, ClaimsUnavailableError
+from gateway.database import Pool
 from gateway.ingest import Item, Owner, Refusal
+from gateway.key import Key
+from gateway.problems import ApiError, field_error
 from gateway.producer import (
     Batch,
     Headers,
@@ -23,7 +26,7 @@ from gateway.producer import (
     Producer,
     QueueFullError,
 )
-from gateway.problems import ApiError, field_error
+from gateway.programs import Programs
 from schemas import errors
 from schemas.event import Event, EventReader
 from schemas.identity import uuid_text
@@ -34,13 +37,16 @@ from schemas.timestamps import timestamp_text
 _RETRY_AFTER = {"Retry-After": "1"}
 _DEFERRED = {"Idempotency-Check": "deferred"}
 
+# W3C Trace Context. Anything else is dropped, as it goes into every record of the request.
+_is_traceparent = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+
 _encode = msgspec.json.Encoder().encode
 
 
 class Intake:
     """What ingestion holds for the whole life of a gateway process."""
 
-    def __init__(self, settings: Settings, pool: AsyncConnectionPool) -> None:
+    def __init__(self, settings: Settings, pool: Pool) -> None:
         self.settings = settings
         self.reader = EventReader(settings.max_event_bytes)
         self.producer = Producer(settings)
@@ -72,7 +78,9 @@ class Intake:
         """Each id's owner, and whether that answer is only the request's own (the processors will judge)."""
         if self.settings.idempotency_check == "strict" and self.producer.partitions:
             claims = [
-                Claim(event.id, event.fingerprint, partition_of(event.program.key, self.producer.partitions), event.record)
+                Claim(
+                    event.id, event.fingerprint, partition_of(event.program.key, self.producer.partitions), event.record
+                )
                 for event in first.values()
             ]
             try:
@@ -106,7 +114,7 @@ class TakenIn(msgspec.Struct):
 
 def _shared_headers(traceparent: str | None) -> list[tuple[str, bytes]]:
     shared = [("received-at", timestamp_text(datetime.now(UTC)).encode())]
-    if traceparent is not None:
+    if traceparent is not None and _is_traceparent(traceparent):
         shared.append(("traceparent", traceparent.encode()))
     return shared
 
@@ -137,11 +145,12 @@ async def post_batch(request: Request) -> Response:
     key = await request.app.state.keys.require(request, "ingest")
     body = await read_body(request, intake.settings.max_body_bytes)
     try:
-        items = ingest.read_items(intake.reader, body, key.may_use)
+        items = ingest.read_items(intake.reader, body, _may_use(request, key))
     except NotJsonError:
         raise ApiError(errors.INVALID_JSON, "the body is not JSON") from None
     except BadBatchError as error:
         raise ApiError(errors.INVALID_REQUEST, str(error)) from None
+    await request.app.state.limits.charge(request.scope, key, len(items))
     taken = await intake.take_in(items, request.headers.get("traceparent"))
     if all(isinstance(item, Refusal) and item.code is errors.UNAVAILABLE for item in taken.items):
         raise _unavailable(intake)
@@ -153,15 +162,22 @@ async def post_event(request: Request) -> Response:
     intake: Intake = request.app.state.intake
     key = await request.app.state.keys.require(request, "ingest")
     body = await read_body(request, intake.settings.max_body_bytes)
-    item = ingest.read_item(intake.reader, body, key.may_use)
+    item = ingest.read_item(intake.reader, body, _may_use(request, key))
+    await request.app.state.limits.charge(request.scope, key, 1)
     taken = await intake.take_in([item], request.headers.get("traceparent"))
     item = taken.items[0]
     if isinstance(item, Event):
         return _answer(_encode(ingest.answer_event(item, taken.owners[item.id].status)), taken)
     if item.code is errors.UNAVAILABLE:
         raise _unavailable(intake)
-    fields = [field_error(item.field, item.message)] if item.field else []
+    fields = [field_error(item.field, item.message.removeprefix(f"{item.field}: "))] if item.field else []
     raise ApiError(item.code, item.message, errors=fields)
+
+
+def _may_use(request: Request, key: Key) -> Callable[[bytes], bool]:
+    """Whether an event may be for a program: one that the key may use, and that is registered where that is asked."""
+    programs: Programs = request.app.state.programs
+    return lambda packed: key.may_use(packed) and programs.may_use(packed)
 
 
 def _unavailable(intake: Intake) -> ApiError:

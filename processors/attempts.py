@@ -6,8 +6,9 @@ from datetime import timedelta
 import msgspec
 
 from processors import store
-from processors.handling import Finish, Job, Outcome, Reject, Runner, describe
+from processors.handling import Finish, Job, Reject, describe, storable_text
 from processors.records import Arrival, BadRecord
+from processors.runner import Outcome, Runner
 from schemas.errors import HANDLER_FAILED
 
 ATTEMPTS_MAX = 6
@@ -47,15 +48,22 @@ class Attempts:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
-    async def first(self, connection: store.Connection, arrivals: Sequence[Arrival]) -> list[Attempted]:
+    async def first(
+        self, connection: store.Connection, arrivals: Sequence[Arrival], blame: BaseException | None
+    ) -> list[Attempted]:
         """The first attempt at new events."""
-        return await self.run(connection, arrivals, [Job(arrival.event, 1, arrival.received_at) for arrival in arrivals])
+        jobs = [Job(arrival.event, 1, arrival.received_at) for arrival in arrivals]
+        return await self.run(connection, arrivals, jobs, blame)
 
     async def run(
-        self, connection: store.Connection, arrivals: Sequence[Arrival], jobs: Sequence[Job]
+        self,
+        connection: store.Connection,
+        arrivals: Sequence[Arrival],
+        jobs: Sequence[Job],
+        blame: BaseException | None = None,
     ) -> list[Attempted]:
-        """One attempt at each job."""
-        outcomes = await self._runner.run(jobs, connection)
+        """One attempt at each job; where `blame` is given that is its outcome, and the handlers are not called."""
+        outcomes = await self._runner.run(jobs, connection) if blame is None else [blame] * len(jobs)
         return [judge(*one) for one in zip(arrivals, jobs, outcomes, strict=True)]
 
     async def schedule(self, connection: store.Connection, attempted: Sequence[Attempted], partition: int) -> None:
@@ -82,19 +90,9 @@ def delay_after(attempt: int) -> timedelta:
 
 def judge(arrival: Arrival, job: Job, outcome: Outcome) -> Attempted:
     """What an outcome means for its event."""
-    if not isinstance(outcome, Exception):
-        if outcome is None:
-            return Attempted(arrival, job, COMPLETED)
-        try:
-            return Attempted(arrival, job, COMPLETED, result=store.encode_json(outcome))
-        except (TypeError, ValueError, OverflowError) as error:
-            outcome = error
+    if not isinstance(outcome, BaseException):
+        return Attempted(arrival, job, COMPLETED, result=outcome)
     if isinstance(outcome, Reject):
-        return Attempted(arrival, job, FAILED, _clean(outcome.code), _clean(outcome.message))
-    if job.attempt >= ATTEMPTS_MAX:
-        return Attempted(arrival, job, FAILED, HANDLER_FAILED, describe(outcome))
-    return Attempted(arrival, job, PROCESSING, HANDLER_FAILED, describe(outcome))
-
-
-def _clean(text: str) -> str:
-    return text.replace("\0", "\\0").encode(errors="replace").decode()[:1_000]
+        return Attempted(arrival, job, FAILED, storable_text(outcome.code), storable_text(outcome.message))
+    status = FAILED if job.attempt >= ATTEMPTS_MAX else PROCESSING
+    return Attempted(arrival, job, status, HANDLER_FAILED, describe(outcome))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import structlog
-from psycopg import AsyncConnection, Error, InterfaceError, OperationalError, errors
+from psycopg import AsyncConnection, InterfaceError, OperationalError, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from schemas.settings import Settings
@@ -19,9 +19,29 @@ _PAUSE_FIRST_S = 0.1
 _PAUSE_MAX_S = 5.0
 _CONNECT_S = 10
 _STATEMENT_S = 120
+_BEYOND_HANDLERS_S = 30
 
 # What passes by itself: a server gone, starting, read-only, full, or two transactions in each other's way.
-TRANSIENT = (OperationalError, InterfaceError, PoolTimeout, errors.ReadOnlySqlTransaction, errors.InFailedSqlTransaction)
+_TRANSIENT = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+)
+# Operational errors only by name: what the statement asks for goes beyond a limit, or never works as things stand.
+_LASTING = (
+    errors.ProgramLimitExceeded,
+    errors.StatementTooComplex,
+    errors.TooManyColumns,
+    errors.TooManyArguments,
+    errors.ObjectNotInPrerequisiteState,
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether Postgres is to blame, and waiting helps."""
+    return isinstance(error, _TRANSIENT) and not isinstance(error, _LASTING)
 
 
 class Database:
@@ -40,7 +60,7 @@ class Database:
             kwargs={
                 "connect_timeout": _CONNECT_S,
                 "application_name": f"headrace {settings.worker_id}",
-                "options": f"-c statement_timeout={_STATEMENT_S * 1000} -c idle_in_transaction_session_timeout=60000",
+                "options": _timeouts(settings.handler_timeout_s),
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
@@ -59,7 +79,8 @@ class Database:
 
     async def once(self, work: Callable[[AsyncConnection[Any]], Awaitable[Result]]) -> Result:
         """Run `work` in one transaction, once. Raises what psycopg raises."""
-        async with self._pool.connection() as connection:
+        # Without the explicit block the first savepoint in `work` would be the transaction, and commit by itself.
+        async with self._pool.connection() as connection, connection.transaction():
             return await work(connection)
 
     async def run(self, work: Callable[[AsyncConnection[Any]], Awaitable[Result]]) -> Result:
@@ -68,12 +89,21 @@ class Database:
         while True:
             try:
                 return await self.once(work)
-            except TRANSIENT as error:
+            except Exception as error:
+                if not is_transient(error):
+                    raise
                 log.warning("waiting for postgres", pause_s=round(pause_s, 2), reason=_reason(error))
             self.alive()
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads workers, hides nothing
             pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
 
-def _reason(error: Error | PoolTimeout) -> str:
+def _timeouts(handler_timeout_s: float) -> str:
+    """Options of a session: its limits must be longer than the handlers', which are told of theirs."""
+    statement_ms = round(1000 * max(_STATEMENT_S, handler_timeout_s + _BEYOND_HANDLERS_S))
+    idle_ms = round(1000 * (handler_timeout_s + _BEYOND_HANDLERS_S))
+    return f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
+
+
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".strip()

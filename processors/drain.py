@@ -16,7 +16,6 @@ from processors.table import DedupeTable
 from processors.table_store import StoreError
 from processors.watchdog import Watchdog
 
-
 CANCEL_S = 1.0
 """Longest wait for a chunk that is dropped because the worker stops."""
 

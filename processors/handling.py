@@ -1,14 +1,14 @@
-"""The user's handlers: how they are found, called, and kept from harming each other's events.
+"""The user's handlers: their form, and how they are found. How they are called: :mod:`processors.runner`.
 
 A handler is ``async def handler(events, connection)`` or an object with an async method ``handle`` of that form and,
 if it likes, ``finished``, which sees every event with its final status. Both run in the transaction that writes the
-status rows: what they write stands exactly if the status does. `events` are :class:`Job`; the result is None, or a
+status rows: what they write stands exactly if the status does. The transaction is not theirs to end, and an error of
+their SQL that they catch needs a savepoint of their own (``async with connection.transaction()``) around it. `events` are :class:`Job`; the result is None, or a
 list with, per event, None, anything that JSON can hold (kept under the handler's name in ``result``), or an exception:
 :class:`Reject` is final, any other is tried again later. Raising does the same for the events of the call; which of
 them was to blame is found by halving.
 """
 
-import asyncio
 import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-import psycopg
 from psycopg import AsyncConnection
 
 from schemas.event import Event
@@ -38,7 +37,11 @@ class Reject(Exception):  # noqa: N818 - the handlers' word for it, as in `raise
 
 
 class HandlersError(ValueError):
-    """The setting `handlers` names something that is no handler."""
+    """The setting `handlers` names something that is no handler, or a handler does what none may."""
+
+
+class TransactionEndedError(HandlersError):
+    """A handler has committed or rolled back the chunk's transaction."""
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
@@ -118,91 +121,21 @@ def _load(item: str) -> Handler:
         found = found()
     handle = found if inspect.iscoroutinefunction(found) else getattr(found, "handle", None)
     finished = getattr(found, "finished", None)
-    if handle is None and finished is None:
+    usable = [method for method in (handle, finished) if method is not None]
+    if not usable or not all(map(inspect.iscoroutinefunction, usable)):
         raise HandlersError(f"handler {item!r} is neither an async function nor has async handle or finished")
     return Handler(name, handle, finished)
 
 
-Outcome = dict[str, Any] | Exception | None
-
-
-class Runner:
-    """Runs the handlers over jobs, at most `timeout_s` seconds a call of all of them."""
-
-    def __init__(self, handlers: Sequence[Handler], timeout_s: float) -> None:
-        self._handling = [(handler.name, handler.handle) for handler in handlers if handler.handle is not None]
-        self._finishing = [handler.finished for handler in handlers if handler.finished is not None]
-        self._timeout_s = timeout_s
-
-    async def run(self, jobs: Sequence[Job], connection: AsyncConnection[Any]) -> list[Outcome]:
-        """The outcome of each job: its results by handler, None, or the exception with which it failed.
-
-        What a failed job's handlers wrote is undone. Raises :class:`psycopg.OperationalError` where Postgres is to
-        blame, which no event is.
-        """
-        if not self._handling or not jobs:
-            return [None] * len(jobs)
-        outcomes: list[Outcome] = [None] * len(jobs)
-        pending = [list(range(len(jobs)))]
-        while pending:
-            numbers = pending.pop()
-            try:
-                async with connection.transaction():
-                    results = await self._call([jobs[number] for number in numbers], connection)
-                    failed = [at for at, result in enumerate(results) if isinstance(result, Exception)]
-                    if failed:
-                        raise _Undo
-            except _Undo:
-                for at in failed:
-                    outcomes[numbers[at]] = results[at]
-                rest = [number for at, number in enumerate(numbers) if not isinstance(results[at], Exception)]
-                pending.extend([rest] if rest else [])
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                raise
-            except Exception as error:  # noqa: BLE001 - the handlers' code may raise anything; it becomes the outcome
-                if len(numbers) == 1:
-                    outcomes[numbers[0]] = error
-                else:
-                    middle = len(numbers) // 2
-                    pending.extend([numbers[middle:], numbers[:middle]])
-            else:
-                for number, result in zip(numbers, results, strict=True):
-                    outcomes[number] = result
-        return outcomes
-
-    async def _call(self, jobs: Sequence[Job], connection: AsyncConnection[Any]) -> list[Outcome]:
-        """Call each handler with the jobs that none before it has failed."""
-        merged: list[Outcome] = [None] * len(jobs)
-        async with asyncio.timeout(self._timeout_s):
-            for name, handle in self._handling:
-                results = await handle(jobs, connection)
-                if results is None:
-                    continue
-                if len(results) != len(jobs):
-                    raise HandlersError(f"handler {name} returned {len(results)} results for {len(jobs)} events")
-                for at, result in enumerate(results):
-                    merged[at] = _merge(merged[at], name, result)
-        return merged
-
-    async def finish(self, finishes: Sequence[Finish], connection: AsyncConnection[Any]) -> None:
-        """Show the handlers that ask for it which jobs have got a final status."""
-        for finished in self._finishing if finishes else ():
-            await finished(finishes, connection)
-
-
-class _Undo(Exception):  # noqa: N818 - rolls a savepoint back; never leaves this module
-    """Some of the jobs failed: undo the call, and call again without them."""
-
-
-def _merge(before: Outcome, name: str, result: Any) -> Outcome:
-    if isinstance(before, Exception) or result is None:
-        return before
-    if isinstance(result, Exception):
-        return result
-    return {**(before or {}), name: result}
-
-
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An exception as the status row shows it: its type and message, shortened, without what Postgres cannot store."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return text.replace("\0", "\\0").encode(errors="replace").decode()[:ERROR_MESSAGE_CHARACTERS_MAX]
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - an exception's own code may fail as any other
+        message = ""
+    return storable_text(f"{type(error).__name__}: {message}" if message else type(error).__name__)
+
+
+def storable_text(text: object) -> str:
+    """`text` as Postgres can store it, shortened."""
+    return str(text).replace("\0", "\\0").encode(errors="replace").decode()[:ERROR_MESSAGE_CHARACTERS_MAX]

@@ -12,6 +12,9 @@ from schemas.timestamps import timestamp_text
 
 _encode = msgspec.json.Encoder().encode
 
+# Below what the topics take (schemas/topics.py). A compressed record can be larger than the topic it came through takes.
+RECORD_BYTES_MAX = 2_097_152 - 65_536
+
 
 class StatusRecord(msgspec.Struct):
     """The value of a record of ``events.status``."""
@@ -40,7 +43,10 @@ def processed_text(processed_at: datetime | None) -> str:
 
 
 def dead_letter_records(letters: Iterable[BadRecord]) -> list[Outgoing]:
-    """Dead letters for ``events.dlq``: the original bytes, and in the headers what is wrong and where it stood."""
+    """Dead letters for ``events.dlq``: the original bytes, and in the headers what is wrong and where it stood.
+
+    A record too large for the topic has a header ``omitted-bytes`` in their place; the table of dead letters has them.
+    """
     return [_dead_letter(letter) for letter in letters]
 
 
@@ -55,4 +61,7 @@ def _dead_letter(letter: BadRecord) -> Outgoing:
         ("first-seen", timestamp_text(record_time(record)).encode()),
     ]
     key = record.key if letter.program_id is None else uuid_text(letter.program_id).encode()
-    return Outgoing(key, record.value, headers)
+    size = len(key or b"") + len(record.value or b"")
+    if size <= RECORD_BYTES_MAX:
+        return Outgoing(key, record.value, headers)
+    return Outgoing(None, None, [*headers, ("omitted-bytes", str(size).encode())])

@@ -16,6 +16,8 @@ EXTERNAL = "EXTERNAL"
 SYSTEM = "SYSTEM"
 
 _RECEIVED_TIMES_REMEMBERED = 1_024
+_REASON_CHARACTERS_MAX = 1_000
+_LATEST_MS = 253_402_300_799_000  # the last second of the year 9999
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -46,7 +48,7 @@ def read_record(reader: EventReader, record: Record) -> Arrival | BadRecord:
         event = reader.read(record.value)
     except InvalidEventError as error:
         code = UNREADABLE_RECORD if error.code is INVALID_JSON else error.code.code
-        return BadRecord(code, str(error), record)
+        return BadRecord(code, str(error)[:_REASON_CHARACTERS_MAX], record)
     if record.key != event.program.key:
         reason = f"the record's key must be its program_id, {event.program.text}, in lower case"
         return BadRecord(KEY_MISMATCH, reason, record, event.program.packed, event.id)
@@ -58,7 +60,7 @@ def read_record(reader: EventReader, record: Record) -> Arrival | BadRecord:
 
 def record_time(record: Record) -> datetime:
     """The record's timestamp: when its producer, or the broker, says that it was written."""
-    return datetime.fromtimestamp(max(record.timestamp, 0) / 1000, UTC)
+    return datetime.fromtimestamp(min(max(record.timestamp, 0), _LATEST_MS) / 1000, UTC)
 
 
 def header(headers: Sequence[tuple[str, bytes]], name: str) -> bytes | None:
@@ -80,6 +82,6 @@ def _parsed_time(value: bytes) -> datetime | None:
     # Our own gateways wrote it; anybody else's spelling only costs the distinction.
     try:
         instant = datetime.fromisoformat(value.decode())
-    except ValueError:
+        return None if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return instant if instant.tzinfo is not None else None

@@ -13,7 +13,9 @@ class ErrorCode(NamedTuple):
 
 
 INVALID_JSON = ErrorCode("invalid_json", 400, False, "the body is not JSON (RFC 8259)")
-INVALID_REQUEST = ErrorCode("invalid_request", 400, False, "the request's shape, a query parameter or a cursor is wrong")
+INVALID_REQUEST = ErrorCode(
+    "invalid_request", 400, False, "the request's shape, a query parameter or a cursor is wrong"
+)
 UNAUTHORIZED = ErrorCode("unauthorized", 401, False, "no API key, or one that is unknown, expired or revoked")
 FORBIDDEN = ErrorCode("forbidden", 403, False, "the API key lacks the scope that this needs")
 NOT_FOUND = ErrorCode("not_found", 404, False, "there is nothing here, or nothing that this key may see")

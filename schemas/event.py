@@ -20,6 +20,11 @@ NAME_CHARACTERS_MAX = 255
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
 
+# Of long numbers, written out; an event of plain spellings has no more digits than bytes.
+_DIGITS_MAX = 262_144
+
+_FIELD_CHARACTERS_SHOWN = 500
+
 _DATA_START = b'"event_data":{'
 
 
@@ -61,12 +66,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class InvalidEventError(ValueError):
-    """An event that breaks the rules: the `code`, the `field` (empty where it is the event as a whole), the `message`."""
+    """An event that breaks the rules: the `code`, the `field` (empty: the event as a whole), the `message`."""
 
     def __init__(self, code: ErrorCode, field: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.field = field
+        self.field = field[:_FIELD_CHARACTERS_SHOWN]
         self.message = message
 
     def __str__(self) -> str:
@@ -81,7 +86,8 @@ class EventReader:
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
-        self._numbers = exact.NumberReader()
+        self._digits_max = max(_DIGITS_MAX, 4 * max_event_bytes)
+        self._numbers = exact.NumberReader(self._digits_max)
         self._decode = msgspec.json.Decoder(Fields, float_hook=self._numbers).decode
         self._encode = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
 
@@ -91,7 +97,7 @@ class EventReader:
         try:
             fields = self._decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise explain(raw, error) from None
+            raise explain(raw, error, self._digits_max) from None
         owner = program(fields.program_id)
         if owner is None:
             raise InvalidEventError(INVALID_PROGRAM_ID, "program_id", "must be a UUID")
@@ -104,8 +110,6 @@ class EventReader:
             raise InvalidEventError(INVALID_EVENT, "external_id", "is required where there is no participant_id")
         fields.program_id = owner.text
         record = self._encode(fields)
-        if not exact.looks_exact(raw, record, colons - fields.event_timestamp.count(":")):
-            _refuse_faults(raw)
         event = Event(
             event_id(owner.packed, fields.idempotency_key),
             hashlib.sha256(record).digest()[:16],
@@ -116,26 +120,29 @@ class EventReader:
         )
         # The other fields take a few kilobytes at the most: only a long record can hold too much data.
         if len(record) > self._max_event_bytes and len(event.data) > self._max_event_bytes:
-            raise InvalidEventError(
-                EVENT_TOO_LARGE, "event_data", f"is {len(event.data)} bytes; at most {self._max_event_bytes} are accepted"
-            )
+            message = f"is {len(event.data)} bytes; at most {self._max_event_bytes} are accepted"
+            raise InvalidEventError(EVENT_TOO_LARGE, "event_data", message)
+        colons -= fields.event_timestamp.count(":")
+        if not exact.looks_exact(raw, record, colons, fields.event_data):
+            _refuse_faults(raw, self._digits_max)
         return event
 
 
-def _refuse_faults(raw: bytes) -> None:
-    fault = exact.find_fault(raw)
+def _refuse_faults(raw: bytes, digits_max: int) -> None:
+    fault = exact.find_fault(raw, digits_max)
     if fault is not None:
         raise InvalidEventError(INVALID_EVENT, *fault)
 
 
-_missing_or_unknown = re.compile(r"Object (?:missing required|contains unknown) field `(.*?)`").match
+_missing = re.compile(r"Object missing required field `(.*?)`").match
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _located = re.compile(r"(.*?) - at `(?:key in )?\$\.?(.*)`", re.DOTALL).fullmatch
 
 
-def explain(raw: bytes, error: Exception) -> InvalidEventError:
+def explain(raw: bytes, error: Exception, digits_max: int) -> InvalidEventError:
     """Say of an event that could not be decoded which field is wrong and why."""
     try:
-        _refuse_faults(raw)
+        _refuse_faults(raw, digits_max)
     except InvalidEventError as fault:
         return fault
     except UnicodeDecodeError:
@@ -144,17 +151,20 @@ def explain(raw: bytes, error: Exception) -> InvalidEventError:
         return InvalidEventError(INVALID_JSON, "", "is not JSON")
     if not _names_program(raw):
         return InvalidEventError(INVALID_PROGRAM_ID, "program_id", "must be a UUID")
-    text = str(error)
-    named = _missing_or_unknown(text)
-    if named is not None:
-        name = named.group(1)
-        message = "is required" if "missing" in text else "is not a field of an event"
-        return InvalidEventError(INVALID_EVENT, name, message)
+    return InvalidEventError(INVALID_EVENT, *_mistake(raw, str(error)))
+
+
+def _mistake(raw: bytes, text: str) -> tuple[str, str]:
+    """The field and the message that the decoder's `text` comes to."""
+    missing = _missing(text)
+    if missing is not None:
+        return missing.group(1), "is required"
+    if text.startswith("Object contains unknown field"):
+        name = next(name for name in _decode_members(raw) if name not in Fields.__struct_fields__)
+        return exact.member_path("", name), "is not a field of an event"
     located = _located(text)
-    if located is None:
-        return InvalidEventError(INVALID_EVENT, "", text)
-    message, field = located.groups()
-    return InvalidEventError(INVALID_EVENT, field, message.replace("`", ""))
+    message, field = (text, "") if located is None else located.groups()
+    return field, message.replace("`", "")
 
 
 def _names_program(raw: bytes) -> bool:

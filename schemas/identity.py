@@ -7,6 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 _PROGRAMS_REMEMBERED = 65_536
+_UUID_CHARACTERS = 36
 
 _VERSION_AND_VARIANT = ~(0xF000 << 64 | 0xC000 << 48)
 _VERSION_5 = 0x5000 << 64 | 0x8000 << 48
@@ -22,9 +23,14 @@ class Program(NamedTuple):
     key: bytes
 
 
-@lru_cache(maxsize=_PROGRAMS_REMEMBERED)
 def program(text: str) -> Program | None:
     """The program that `text` names, or None where `text` is no UUID as RFC 9562 writes it (36 characters)."""
+    # Only short texts are remembered: what is no UUID can be as long as a body.
+    return _program(text) if len(text) == _UUID_CHARACTERS else None
+
+
+@lru_cache(maxsize=_PROGRAMS_REMEMBERED)
+def _program(text: str) -> Program | None:
     if not _is_uuid_text(text):
         return None
     lower = text.lower()

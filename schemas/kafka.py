@@ -35,7 +35,7 @@ def connection(settings: Settings) -> dict[str, Any]:
 
 
 def producing(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments of every producer: nothing counts before all in-sync replicas have it, nothing is sent twice."""
+    """Keyword arguments of every producer: all in-sync replicas must have it, nothing is sent twice."""
     return connection(settings) | {
         "acks": "all",
         "enable_idempotence": True,

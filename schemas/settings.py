@@ -54,7 +54,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535), _doc("Port on which the gateway listens", "port")] = 8080
     max_event_bytes: Annotated[int, _COUNT, _doc("Largest `event_data`, serialized", "bytes")] = 65_536
     max_body_bytes: Annotated[int, _COUNT, _doc("Largest request body, after decompression", "bytes")] = 8 * 1024 * 1024
-    body_timeout_s: Annotated[float, msgspec.Meta(gt=0), _doc("Longest time a request body may take to arrive", "s")] = 30.0
+    body_timeout_s: Annotated[
+        float, msgspec.Meta(gt=0), _doc("Longest time a request body may take to arrive", "s")
+    ] = 30.0
     headers_timeout_s: Annotated[
         float, msgspec.Meta(gt=0), _doc("Longest time a request's headers may take to arrive", "s")
     ] = 10.0
@@ -65,6 +67,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["strict", "deferred"],
         _doc("strict: keys are claimed in Postgres before Kafka, so conflicts answer 409; deferred: processors judge"),
     ] = "strict"
+    programs: Annotated[
+        Literal["open", "registered"],
+        _doc("open: any UUID is a program; registered: only those of `headrace programs`"),
+    ] = "open"
+    rate_events_per_s: Annotated[
+        float, msgspec.Meta(ge=0), _doc("Events per second and key, all gateways together; 0: no limit", "events/s")
+    ] = 0.0
     produce_timeout_ms: Annotated[
         int, _COUNT, _doc("Longest wait for Kafka's acknowledgement before an event answers 503", "ms")
     ] = 10_000

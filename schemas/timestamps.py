@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 
 _parts = re.compile(
-    r"\d{4}-\d\d-\d\d([Tt])\d\d:\d\d:\d\d(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+    r"\d{4}-\d\d-\d\d([Tt])(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.(\d+))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
 ).fullmatch
 _FINEST_DIGITS = 6
 

@@ -7,6 +7,7 @@ STATUS = "events.status"
 RETRY = "events.retry"
 DEAD_LETTERS = "events.dlq"
 
+_TOO_FEW_TO_LOSE_ONE = 2
 _DAY_MS = 24 * 3600 * 1000
 
 
@@ -42,5 +43,5 @@ def all_topics(group: str) -> list[Topic]:
 
 
 def overrides(replication_factor: int) -> dict[str, str]:
-    """Settings that depend on the replication: two replicas must have a record before it counts, where there are three."""
-    return {"min.insync.replicas": "2" if replication_factor >= 3 else "1"}
+    """Settings that depend on the replication: of three replicas, two must have a record before it counts."""
+    return {"min.insync.replicas": "2" if replication_factor > _TOO_FEW_TO_LOSE_ONE else "1"}

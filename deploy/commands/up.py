@@ -60,7 +60,9 @@ def up(  # noqa: PLR0913 - one parameter for each option
 
     def show(running: Running, check: Callable[[], None]) -> None:
         if sample:
-            sample_batch.play(Client(running.state.url, running.api_key), sample, _note, check)
+            sample_batch.play(
+                Client(running.state.url, running.api_key), sample, _note if as_json else click.echo, check
+            )
         _show(running, data, as_json=as_json, detached=detach)
 
     if detach:
@@ -105,7 +107,7 @@ def _detached(plan: Plan) -> Running:
     rotate(log)
     with log.open("ab") as output:
         child = subprocess.Popen(  # noqa: S603 - this program itself
-            [sys.executable, "-m", "deploy.cli", "up", *_arguments(plan)],
+            [sys.executable, "-m", "deploy.cli", "up", "--json", *_arguments(plan)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
+_SECBIT_NO_SETUID_FIXUP = 4
 _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -78,7 +79,8 @@ def become(uid: int, gid: int, reach: str) -> None:
     """Turn this process (root) into `uid`:`gid` for good; `reach` is "", "search" or "override"."""
     capability = _capability(reach) if reach else None
     if capability is not None:
-        _prctl("keep capabilities", _PR_SET_KEEPCAPS, 1)
+        # Keeps capabilities across the change, and has access(2) heed them, by which `initdb` looks for `postgres`.
+        _prctl("keep capabilities", _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

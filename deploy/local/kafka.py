@@ -97,6 +97,8 @@ def _properties(folder: Path, cluster: Cluster, number: int) -> dict[str, str]:
         "share.coordinator.state.topic.min.isr": in_sync,
         "message.max.bytes": "2097152",
         "replica.fetch.max.bytes": "4194304",
+        # All brokers stop at the same time here: none is left to hand its partitions to, or to vote on it.
+        "controlled.shutdown.enable": "false",
         # A group of one machine has nobody to wait for before its first assignment.
         "group.initial.rebalance.delay.ms": "0",
         # The default is 128 MiB of heap, a quarter of what a broker gets here.

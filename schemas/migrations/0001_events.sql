@@ -32,7 +32,9 @@ create table headrace.events (
     -- Which record won, and up to which record duplicates and conflicts are counted: a record read again changes nothing.
     kafka_partition       integer not null,
     kafka_offset          bigint not null,
-    counted_offset        bigint not null
+    counted_offset        bigint not null,
+    -- Somebody asked for it to be tried again after it had FAILED.
+    failed_before         boolean not null default false
 ) with (fillfactor = 90, toast_tuple_target = 2048);
 
 create index events_created on headrace.events (created_at, id);
@@ -76,8 +78,7 @@ create table headrace.retries (
     attempt         integer not null,
     not_before      timestamptz not null,
     sent_at         timestamptz,
-    record          bytea not null,
-    headers         jsonb not null default '{}'
+    record          bytea not null
 );
 
 create index retries_due on headrace.retries (not_before);
@@ -108,10 +109,50 @@ create table headrace.api_keys (
     name        text not null,
     scopes      text[] not null,
     program_ids uuid[],
+    -- Events per second that this key may send; null: HEADRACE_RATE_EVENTS_PER_S, 0: no limit.
+    rate_events_per_s double precision check (rate_events_per_s >= 0),
     created_at  timestamptz not null default now(),
     expires_at  timestamptz,
     revoked_at  timestamptz
 );
+
+-- Which programs there are, where the setting HEADRACE_PROGRAMS is "registered".
+create table headrace.programs (
+    program_id  uuid primary key,
+    name        text not null,
+    created_at  timestamptz not null default now(),
+    updated_at  timestamptz not null default now(),
+    disabled_at timestamptz
+);
+
+create index programs_updated on headrace.programs (updated_at);
+
+-- What is left of each key's rate, shared by all gateways. Unlogged: after a crash of Postgres every key starts full.
+create unlogged table headrace.rate_buckets (
+    key_sha256 bytea primary key,
+    events     double precision not null,
+    updated_at timestamptz not null
+) with (fillfactor = 50);
+
+-- Fills a key's bucket up to now, then takes what is wanted, or what there is if that is at least what is needed.
+create function headrace.take_events(
+    key bytea, rate double precision, burst double precision, needed double precision, wanted double precision,
+    out granted double precision, out remaining double precision
+) language plpgsql as $$
+declare
+    bucket headrace.rate_buckets;
+    present double precision;
+begin
+    insert into headrace.rate_buckets values (key, burst, clock_timestamp()) on conflict do nothing;
+    select * into bucket from headrace.rate_buckets where key_sha256 = key for update;
+    present := least(
+        burst, bucket.events + rate * greatest(0, extract(epoch from clock_timestamp() - bucket.updated_at))
+    );
+    granted := case when present >= needed then least(present, wanted) else 0 end;
+    remaining := present - granted;
+    update headrace.rate_buckets set events = remaining, updated_at = clock_timestamp() where key_sha256 = key;
+end
+$$;
 
 -- The two built-in handlers' tables.
 create table headrace.participants (

@@ -11,8 +11,9 @@ import pytest
 from starlette.requests import Request
 
 from gateway import auth
-from gateway.auth import Key, Keys
+from gateway.auth import Keys
 from gateway.database import Database, make_pool
+from gateway.key import Key
 from gateway.problems import ApiError
 from schemas.keys import hash_key, new_key
 from schemas.settings import Settings

@@ -1,0 +1,123 @@
+"""``POST /v1/events/{id}/retry``: a FAILED event goes through processing again.
+
+The attempt is planned in Postgres, in the transaction that makes the event PENDING again; a worker sends it to the
+topic of retries as it does with its own. Two requests at once plan one attempt: the second finds the event PENDING.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.database import DATABASE_FAULTS, Connection
+from gateway.key import Key
+from gateway.problems import ApiError, unavailable
+from schemas.errors import NOT_FOUND, NOT_RETRYABLE
+from schemas.event import EventReader
+from schemas.identity import program
+
+_is_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
+_encode = msgspec.json.Encoder().encode
+
+_LOCK = """
+select program_id::text, status::text, idempotency_key, event_timestamp, external_id, participant_id::text,
+       recipient_external_id, recipient_id::text, event_data::text, kafka_partition
+from headrace.events where id = %s::uuid for update
+"""
+_CLAIMED = "select record from headrace.claims where id = %s::uuid"
+_AGAIN = """
+update headrace.events set status = 'PENDING', attempts = 0, error_code = null, error_message = null, result = null,
+       processed_at = null, updated_at = now(), failed_before = true
+where id = %s::uuid
+"""
+_PLAN = """
+insert into headrace.retries (id, kafka_partition, program_id, attempt, not_before, record)
+values (%s::uuid, %s, %s::uuid, 1, now(), %s)
+on conflict (id) do update set attempt = 1, not_before = now(), sent_at = null
+"""
+
+_FIELDS = (
+    "idempotency_key",
+    "event_timestamp",
+    "external_id",
+    "participant_id",
+    "recipient_external_id",
+    "recipient_id",
+)
+
+
+class RetryAnswer(msgspec.Struct):
+    """An event that is going to be processed again."""
+
+    id: str
+    status: str = "PENDING"
+
+
+class _Owner(msgspec.Struct):
+    program_id: str
+
+
+async def post_retry(request: Request) -> Response:
+    """Answer ``POST /v1/events/{id}/retry``."""
+    key: Key = await request.app.state.keys.require(request, "ingest")
+    text = request.path_params["id"]
+    if not _is_uuid(text):
+        raise _no_such_event()
+    reader: EventReader = request.app.state.intake.reader
+    timeout_s = request.app.state.settings.database_timeout_s
+    try:
+        async with request.app.state.pool.connection(timeout_s) as connection, connection.transaction():
+            await _plan(connection, key, text.lower(), reader)
+    except DATABASE_FAULTS as error:
+        raise unavailable("Postgres did not answer in time") from error
+    return Response(_encode(RetryAnswer(text.lower())), 202, media_type="application/json")
+
+
+async def _plan(connection: Connection, key: Key, event_id: str, reader: EventReader) -> None:
+    """Plan an attempt at a FAILED event. Raises ApiError `not_found` or `not_retryable`."""
+    row = await (await connection.execute(_LOCK, [event_id])).fetchone()
+    if row is None:
+        await _refuse_claimed(connection, key, event_id)
+        raise _no_such_event()
+    program_id, status = row[0], row[1]
+    if not _may_use(key, program_id):
+        raise _no_such_event()
+    if status != "FAILED":
+        raise _not_retryable(status)
+    record = reader.read(_encode(_event(row))).record
+    await connection.execute(_AGAIN, [event_id])
+    await connection.execute(_PLAN, [event_id, row[9], program_id, record])
+
+
+async def _refuse_claimed(connection: Connection, key: Key, event_id: str) -> None:
+    """An event that is accepted and not yet processed is no unknown one."""
+    claim = await (await connection.execute(_CLAIMED, [event_id])).fetchone()
+    if claim is not None and _may_use(key, msgspec.json.decode(claim[0], type=_Owner).program_id):
+        raise _not_retryable("PENDING")
+
+
+def _event(row: tuple[Any, ...]) -> dict[str, Any]:
+    """The event as it was sent, value for value."""
+    fields = {name: value for name, value in zip(_FIELDS, row[2:8], strict=True) if value is not None}
+    return {"program_id": row[0], **fields, "event_data": msgspec.Raw(row[8].encode())}
+
+
+def _may_use(key: Key, program_id: str) -> bool:
+    owner = program(program_id)
+    return owner is not None and key.may_use(owner.packed)
+
+
+def _no_such_event() -> ApiError:
+    return ApiError(NOT_FOUND, "there is no such event, or not for this key")
+
+
+def _not_retryable(status: str) -> ApiError:
+    return ApiError(NOT_RETRYABLE, f"only a FAILED event can be retried; this one is {status}")
+
+
+def routes() -> list[Route]:
+    """The routes of this module."""
+    return [Route("/v1/events/{id}/retry", post_retry, methods=["POST"])]

@@ -1,0 +1,242 @@
+"""Runs the handlers over many events at once, and keeps what one event breaks from the others.
+
+Each call has a savepoint and a time limit. A call that fails is undone and done again without the events that it names,
+or, where it only raised, in two halves, until the event to blame is alone.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import structlog
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+
+from processors.database import is_transient
+from processors.handling import Finish, Finished, Handler, HandlersError, Job, TransactionEndedError
+from schemas import exact
+
+log = structlog.get_logger(__name__)
+
+Outcome = bytes | BaseException | None
+"""A job's results by handler as JSON, None where there are none, or the exception with which it failed."""
+
+_HALF_LIMIT_MIN_S = 1.0
+_SEARCH_LIMITS = 4  # the whole search for what hangs may take so many times the limit of one call
+_BEAT_S = 5.0
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Runner:
+    """Runs the handlers, at most `timeout_s` seconds a call of all of them.
+
+    `alive` is called every few seconds meanwhile. A half of a call that hung has half its time.
+    """
+
+    def __init__(self, handlers: Sequence[Handler], timeout_s: float) -> None:
+        self.alive: Callable[[], None] = lambda: None
+        self._handling = [(handler.name, handler.handle) for handler in handlers if handler.handle is not None]
+        self._finishing = [handler.finished for handler in handlers if handler.finished is not None]
+        self._timeout_s = timeout_s
+
+    async def run(self, jobs: Sequence[Job], connection: AsyncConnection[Any]) -> list[Outcome]:
+        """The outcome of each job. What a failed job's handlers wrote is undone.
+
+        Raises what psycopg raised where Postgres is to blame, which no event is, and :class:`TransactionEndedError`.
+        """
+        outcomes: list[Outcome] = [None] * len(jobs)
+        if not self._handling or not jobs:
+            return outcomes
+        search = _Search(range(len(jobs)), self._timeout_s)
+        async with _beating(self.alive):
+            while search.pending:
+                numbers, limit_s = search.next()
+                if search.is_over():
+                    late = TimeoutError("the time for this chunk was used up before this event had its turn")
+                    _fill(outcomes, numbers, [late] * len(numbers))
+                    continue
+                try:
+                    results = await self._call([jobs[number] for number in numbers], connection, limit_s)
+                except _Undo as undo:
+                    _fill(outcomes, numbers, undo.results)
+                    search.again([n for n, result in zip(numbers, undo.results, strict=True) if not _failed(result)])
+                except BaseException as error:  # noqa: BLE001 - the handlers' code may raise anything
+                    if not _is_events_fault(error):
+                        raise
+                    if not search.halve(numbers, limit_s, error):
+                        outcomes[numbers[0]] = error
+                else:
+                    _fill(outcomes, numbers, results)
+        return outcomes
+
+    async def _call(self, jobs: Sequence[Job], connection: AsyncConnection[Any], limit_s: float) -> list[Outcome]:
+        """Call one handler after the other. Raises :class:`_Undo` as soon as one says that jobs have failed."""
+        merged: list[dict[str, Any]] = [{} for _ in jobs]
+        async with _savepoint(connection, limit_s):
+            for name, handle in self._handling:
+                results = await handle(jobs, connection)
+                if results is None:
+                    continue
+                _check_shape(name, results, len(jobs))
+                _stop_at_failures(results)
+                for mine, result in zip(merged, results, strict=True):
+                    if result is not None:
+                        mine[name] = result
+            outcomes = [_encoded(mine) if mine else None for mine in merged]
+            _stop_at_failures(outcomes)
+        return outcomes
+
+    async def finish(self, finishes: Sequence[Finish], connection: AsyncConnection[Any]) -> None:
+        """Show the handlers that ask for it which jobs have got a final status.
+
+        A job at which one of them fails keeps its status; what failed is undone and logged.
+        """
+        for finished in self._finishing if finishes else ():
+            async with _beating(self.alive):
+                await self._show(finished, finishes, connection)
+
+    async def _show(self, finished: Finished, finishes: Sequence[Finish], connection: AsyncConnection[Any]) -> None:
+        search = _Search(range(len(finishes)), self._timeout_s)
+        while search.pending:
+            numbers, limit_s = search.next()
+            try:
+                if search.is_over():
+                    raise TimeoutError("the time for this chunk was used up")
+                async with _savepoint(connection, limit_s):
+                    await finished([finishes[number] for number in numbers], connection)
+            except BaseException as error:  # noqa: BLE001 - the handlers' code may raise anything
+                if not _is_events_fault(error):
+                    raise
+                if search.is_over() or not search.halve(numbers, limit_s, error):
+                    ids = [str(finishes[number].job.id) for number in numbers]
+                    log.error("a handler failed at finished events", ids=ids, reason=repr(error))
+
+
+class _Undo(Exception):  # noqa: N818 - rolls a savepoint back; never leaves this module
+    """Some of the jobs failed: undo the call, and call again without them."""
+
+    def __init__(self, results: list[Outcome]) -> None:
+        super().__init__()
+        self.results = results
+
+
+class _Search:
+    """Which jobs are still to be called, in order, and how long a call may take."""
+
+    def __init__(self, numbers: Sequence[int], limit_s: float) -> None:
+        self.pending = [(list(numbers), limit_s)]
+        self._limit_s = limit_s
+        self._over_at = asyncio.get_running_loop().time() + _SEARCH_LIMITS * limit_s
+
+    def next(self) -> tuple[list[int], float]:
+        return self.pending.pop()
+
+    def is_over(self) -> bool:
+        return asyncio.get_running_loop().time() > self._over_at
+
+    def again(self, numbers: list[int]) -> None:
+        if numbers:
+            self.pending.append((numbers, self._limit_s))
+
+    def halve(self, numbers: list[int], limit_s: float, error: BaseException) -> bool:
+        """Call the halves next; False where there is but one job."""
+        if len(numbers) == 1:
+            return False
+        if isinstance(error, TimeoutError):
+            limit_s = min(limit_s, max(limit_s / 2, _HALF_LIMIT_MIN_S))
+        middle = len(numbers) // 2
+        self.pending += [(numbers[middle:], limit_s), (numbers[:middle], limit_s)]
+        return True
+
+
+@asynccontextmanager
+async def _savepoint(connection: AsyncConnection[Any], limit_s: float) -> AsyncIterator[None]:
+    async with connection.transaction(), asyncio.timeout(limit_s):
+        yield
+        status = connection.pgconn.transaction_status
+        if status == TransactionStatus.INERROR:
+            raise HandlersError("a handler caught an error of its SQL and went on: it needs a savepoint of its own there")
+        if status == TransactionStatus.IDLE:
+            raise TransactionEndedError("a handler ended the transaction, which is not its own")
+
+
+@asynccontextmanager
+async def _beating(alive: Callable[[], None]) -> AsyncIterator[None]:
+    """Call `alive` now and then: what happens here has limits of its own, and may take longer than a stall."""
+
+    async def beat() -> None:
+        while True:
+            alive()
+            await asyncio.sleep(_BEAT_S)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _is_events_fault(error: BaseException) -> bool:
+    """Whether an event is to blame, rather than Postgres, or whoever stops this worker."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()  # else the handler's own word, not a request to stop
+    if isinstance(error, KeyboardInterrupt | GeneratorExit | TransactionEndedError):
+        return False
+    return not _has_transient(error)
+
+
+def _has_transient(error: BaseException) -> bool:
+    """Whether a fault of Postgres is behind `error`, also where a handler wrapped it into an exception of its own."""
+    seen: set[int] = set()
+    around: list[BaseException | None] = [error]
+    while around:
+        one = around.pop()
+        if one is None or id(one) in seen:
+            continue
+        if is_transient(one):
+            return True
+        seen.add(id(one))
+        around += [one.__cause__, None if one.__suppress_context__ else one.__context__]
+        around += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+    return False
+
+
+def _check_shape(name: str, results: Any, jobs: int) -> None:
+    if not isinstance(results, Sequence) or isinstance(results, str | bytes):
+        raise HandlersError(f"handler {name} returned {type(results).__name__}, not a list with one result per event")
+    if len(results) != jobs:
+        raise HandlersError(f"handler {name} returned {len(results)} results for {jobs} events")
+
+
+def _failed(result: Any) -> bool:
+    return isinstance(result, BaseException)
+
+
+def _stop_at_failures(results: Sequence[Any]) -> None:
+    """Raise :class:`_Undo` where there are failures among the results; raise those that are no event's fault."""
+    if not any(map(_failed, results)):
+        return
+    failures = [result if _failed(result) else None for result in results]
+    for failure in failures:
+        if failure is not None and _has_transient(failure):
+            raise failure
+    raise _Undo(failures)
+
+
+def _fill(outcomes: list[Outcome], numbers: Sequence[int], results: Sequence[Outcome]) -> None:
+    for number, result in zip(numbers, results, strict=True):
+        outcomes[number] = result
+
+
+def _encoded(result: dict[str, Any]) -> Outcome:
+    """The result as JSON that Postgres can keep, or what is wrong with it."""
+    try:
+        encoded = _encode(result)
+        fault = exact.find_fault(encoded) if b"\\u0000" in encoded else None
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return error
+    return encoded if fault is None else ValueError(f"a handler's result: {fault.field} {fault.message}")

@@ -1,0 +1,323 @@
+"""The server's protocol, over real sockets: slow, huge, broken and pipelined requests."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import msgspec
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway import problems, protocol
+from gateway.bodies import read_body
+from gateway.boundary import RequestBoundary
+from gateway.protocol import HEAD_BYTES_MAX, BoundedProtocol
+from schemas.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+HEADERS_TIMEOUT_S = 0.5
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def hello(_: Request) -> Response:
+    return Response(b"hello")
+
+
+async def slow(_: Request) -> Response:
+    await asyncio.sleep(3 * HEADERS_TIMEOUT_S)
+    return Response(b"slow")
+
+
+async def refuse(_: Request) -> Response:
+    return Response(b"no", 413)
+
+
+async def large(_: Request) -> Response:
+    return Response(bytes(50_000_000))
+
+
+async def echo(request: Request) -> Response:
+    return Response(await read_body(request, 1_000))
+
+
+APP = Starlette(
+    routes=[
+        Route("/", hello, methods=["GET"]),
+        Route("/slow", slow, methods=["GET"]),
+        Route("/refuse", refuse, methods=["POST"]),
+        Route("/large", large, methods=["GET"]),
+        Route("/echo", echo, methods=["POST"]),
+    ],
+    middleware=[Middleware(RequestBoundary)],
+    exception_handlers={problems.ApiError: problems.on_api_error},
+)
+APP.state.settings = Settings(body_timeout_s=0.5)
+
+
+class Connection:
+    """A client's connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        """Send without waiting for an answer. Raises ConnectionError where the server has ended the connection."""
+        if self.writer.is_closing():
+            raise ConnectionResetError
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers, body."""
+        async with asyncio.timeout(8):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            lines = head.splitlines()
+            headers = {name.lower(): value for name, value in re.findall(r"(?m)^([^:\r\n]+): (.*?)\r?$", head)}
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(lines[0].split()[1]), headers, body
+
+    async def refusal(self) -> tuple[int, str]:
+        """The next answer, which is an error after which the connection ends: its status and code."""
+        status, headers, body = await self.answer()
+        said = msgspec.json.decode(body)
+        assert headers["connection"] == "close"
+        assert said["request_id"] == headers["x-request-id"]
+        assert await self.ended_within(3)
+        return status, said["code"]
+
+    async def ended_within(self, seconds: float) -> bool:
+        """Whether the server ends the connection, and says nothing before."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.reader.read(1) == b""
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+
+
+Connect = Callable[[], Any]
+
+
+@asynccontextmanager
+async def served(**options: Any) -> AsyncIterator[uvicorn.Server]:  # noqa: ANN401 - uvicorn's
+    config = uvicorn.Config(APP, port=0, http=BoundedProtocol, lifespan="off", log_config=None, **options)
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    server.lifespan.state["settings"] = Settings(headers_timeout_s=HEADERS_TIMEOUT_S)
+    await server.startup()
+    try:
+        yield server
+    finally:
+        server.force_exit = True
+        await server.shutdown()
+
+
+@pytest.fixture
+async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
+    monkeypatch.setattr(protocol, "LINGER_S", 0.2)
+    async with served(timeout_keep_alive=1) as server:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        opened: list[Connection] = []
+
+        async def open_one() -> Connection:
+            opened.append(Connection(*await asyncio.open_connection("127.0.0.1", port)))
+            return opened[-1]
+
+        yield open_one
+        for connection in opened:
+            connection.writer.close()
+
+
+async def test_requests_follow_each_other(connect: Connect) -> None:
+    connection = await connect()
+    for _ in range(3):
+        await connection.send(GET)
+        status, headers, body = await connection.answer()
+        assert (status, body) == (200, b"hello")
+        assert "connection" not in headers
+
+
+async def test_slow_headers_end_in_time(connect: Connect) -> None:
+    connection = await connect()
+    begun_at = monotonic()
+
+    async def dribble() -> None:
+        for byte in GET[:-2] + b"X: " + b"x" * 1_000:
+            await connection.send(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    dribbling = asyncio.create_task(dribble())
+    assert await connection.refusal() == (408, "request_timeout")
+    assert HEADERS_TIMEOUT_S <= monotonic() - begun_at < HEADERS_TIMEOUT_S + 2
+    dribbling.cancel()
+
+
+@pytest.mark.parametrize("first", [b"", b"\r\n"])
+async def test_a_silent_connection_is_closed_without_a_word(connect: Connect, first: bytes) -> None:
+    connection = await connect()
+    await connection.send(first)
+    assert await connection.ended_within(HEADERS_TIMEOUT_S + 1)
+
+
+async def test_line_ends_keep_no_connection(connect: Connect) -> None:
+    connection = await connect()
+    await connection.send(GET)
+    await connection.answer()
+    begun_at = monotonic()
+    try:
+        while monotonic() - begun_at < 3:
+            await connection.send(b"\r\n")
+            await asyncio.sleep(0.05)
+    except ConnectionError:
+        pass
+    assert monotonic() - begun_at < 3
+
+
+async def test_the_second_requests_headers_have_a_deadline_too(connect: Connect) -> None:
+    connection = await connect()
+    await connection.send(GET)
+    await connection.answer()
+    await connection.send(GET[:-2])
+    assert await connection.refusal() == (408, "request_timeout")
+
+
+async def test_a_request_in_work_is_not_touched(connect: Connect) -> None:
+    connection = await connect()
+    await connection.send(GET.replace(b"/", b"/slow", 1) + GET[:5])  # with the beginning of a next one
+    assert (await connection.answer())[2] == b"slow"
+    await connection.send(GET[5:])
+    assert (await connection.answer())[2] == b"hello"
+
+
+@pytest.mark.parametrize("size", [HEAD_BYTES_MAX, 4 * HEAD_BYTES_MAX])
+@pytest.mark.parametrize("piece", [1_000, 10_000_000])
+@pytest.mark.parametrize("where", ["one header", "many headers", "url"])
+async def test_large_heads_are_refused(connect: Connect, size: int, piece: int, where: str) -> None:
+    heads = {
+        "one header": b"GET / HTTP/1.1\r\nX: " + b"x" * size + b"\r\n\r\n",
+        "many headers": b"GET / HTTP/1.1\r\n" + b"X: yyyyyyyyyyyyyyyy\r\n" * (size // 17) + b"\r\n",
+        "url": b"GET /" + b"x" * size + b" HTTP/1.1\r\n\r\n",
+    }
+    connection = await connect()
+    head = heads[where]
+
+    async def sending() -> None:
+        for start in range(0, len(head), piece):
+            await connection.send(head[start : start + piece])
+
+    task = asyncio.create_task(sending())
+    assert await connection.refusal() == (400, "invalid_request")
+    task.cancel()
+
+
+async def test_a_head_within_the_limit_is_served(connect: Connect) -> None:
+    connection = await connect()
+    await connection.send(b"GET / HTTP/1.1\r\nX: " + b"x" * (HEAD_BYTES_MAX - 1_000) + b"\r\n\r\n")
+    assert (await connection.answer())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"GET \xff HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused(connect: Connect, raw: bytes) -> None:
+    connection = await connect()
+    await connection.send(raw)
+    assert await connection.refusal() == (400, "invalid_request")
+
+
+async def test_a_refused_body_is_taken_and_the_connection_goes_on(connect: Connect) -> None:
+    connection = await connect()
+    await connection.send(b"POST /refuse HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n")
+    assert (await connection.answer())[0] == 413
+    await connection.send(bytes(3_000_000) + GET)
+    assert (await connection.answer())[2] == b"hello"
+
+
+async def test_an_idle_connection_ends_also_after_a_refused_body(connect: Connect) -> None:
+    connection = await connect()
+    await connection.send(b"POST /refuse HTTP/1.1\r\nContent-Length: 3\r\n\r\n")
+    assert (await connection.answer())[0] == 413
+    await connection.send(b"abc")
+    assert await connection.ended_within(3)
+
+
+async def test_the_rest_of_a_refused_body_has_a_deadline(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "DRAIN_S", 0.3)
+    connection = await connect()
+    await connection.send(b"POST /refuse HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert (await connection.answer())[0] == 413
+    begun_at = monotonic()
+    try:
+        while monotonic() - begun_at < 3:
+            await connection.send(b"1\r\nx\r\n")
+            await asyncio.sleep(0.02)
+    except ConnectionError:
+        pass
+    assert monotonic() - begun_at < 3
+
+
+async def test_a_slow_body_ends_the_connection(connect: Connect) -> None:
+    connection = await connect()
+    await connection.send(b"POST /echo HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+    assert await connection.refusal() == (408, "request_timeout")
+
+
+async def test_a_client_that_does_not_read_is_cut_off(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "READING_S", 0.3)
+    connection = await connect()
+    await connection.send(GET.replace(b"/", b"/large", 1))
+    await asyncio.sleep(1)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await connection.answer()
+
+
+async def test_more_connections_than_allowed_are_refused(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "connections_max", lambda: 2)
+    first, second = [await connect() for _ in range(2)]
+    for connection in (first, second):
+        await connection.send(GET)
+        assert (await connection.answer())[0] == 200
+    third = await connect()
+    await first.send(GET)
+    assert (await first.answer())[0] == 200
+    assert await third.refusal() == (503, "unavailable")
+
+
+def test_connections_leave_files_for_others() -> None:
+    assert 1 <= protocol.connections_max() <= 10_000
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket"])
+async def test_an_offer_to_upgrade_is_passed_over(connect: Connect, upgrade: bytes) -> None:
+    connection = await connect()
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: " + upgrade + b"\r\nHTTP2-Settings: AAM\r\n"
+    post = b"POST /echo HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+    await connection.send(post + offer + b"\r\n{}")
+    assert (await connection.answer())[2] == b"{}"
+    await connection.send(post + b"\r\n[]")
+    assert (await connection.answer())[2] == b"[]"
+    await connection.send(b"GET / HTTP/1.1\r\n" + offer + b"\r\n")
+    assert (await connection.answer())[2] == b"hello"
+    await connection.send(GET)
+    assert (await connection.answer())[2] == b"hello"
