@@ -1,7 +1,7 @@
 """Events as the API shows them: one struct, made from a row of `events` or from a claim. No I/O."""
 
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Annotated, Any, Literal, LiteralString, TypeAlias
 
 import msgspec
 from psycopg.rows import TupleRow
@@ -16,7 +16,22 @@ COLUMNS: LiteralString = """
     created_at, updated_at, processed_at
 """
 
+Status: TypeAlias = Literal["PENDING", "PROCESSING", "COMPLETED", "FAILED"]
+EventType: TypeAlias = Literal["EXTERNAL", "SYSTEM"]
+
 FINAL_STATUSES = frozenset({"COMPLETED", "FAILED"})
+
+# What the machine-readable contract says of fields whose Python type says less.
+UuidText: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"format": "uuid"})]
+Instant: TypeAlias = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+_JsonObject: TypeAlias = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
+_Conflicts: TypeAlias = Annotated[
+    msgspec.Raw,
+    msgspec.Meta(extra_json_schema={"type": "array", "items": {"$ref": "#/components/schemas/Conflict"}}),
+]
+_Result: TypeAlias = Annotated[
+    msgspec.Raw, msgspec.Meta(description="What the handlers made of it; null where they made nothing")
+]
 
 _EMPTY_LIST = msgspec.Raw(b"[]")
 _NULL = msgspec.Raw(b"null")
@@ -25,7 +40,7 @@ _NULL = msgspec.Raw(b"null")
 class Conflict(msgspec.Struct):
     """A later record with the same idempotency key and another payload."""
 
-    received_at: str
+    received_at: Instant
     fingerprint: str
     reason: str
 
@@ -33,27 +48,27 @@ class Conflict(msgspec.Struct):
 class EventAnswer(msgspec.Struct):
     """An event: what was sent, and what has become of it. Timestamps are RFC 3339 in UTC."""
 
-    id: str
-    program_id: str
+    id: UuidText
+    program_id: UuidText
     idempotency_key: str
-    event_timestamp: str
+    event_timestamp: Instant
     external_id: str | None
-    participant_id: str | None
+    participant_id: UuidText | None
     recipient_external_id: str | None
-    recipient_id: str | None
-    event_data: msgspec.Raw
-    status: str
-    event_type: str
+    recipient_id: UuidText | None
+    event_data: _JsonObject
+    status: Status
+    event_type: EventType
     error_code: str | None
     error_message: str | None
     attempts: int
     duplicate_count: int
-    conflicts: msgspec.Raw
-    result: msgspec.Raw
-    received_at: str
-    created_at: str
-    updated_at: str
-    processed_at: str | None
+    conflicts: _Conflicts
+    result: _Result
+    received_at: Instant
+    created_at: Instant
+    updated_at: Instant
+    processed_at: Instant | None
 
 
 class Pagination(msgspec.Struct):

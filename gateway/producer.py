@@ -9,11 +9,11 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from schemas import kafka, topics
 from schemas.settings import Settings
@@ -43,7 +43,7 @@ class KafkaUnreachableError(Exception):
 class Batch:
     """Records of one partition that are sent together; `acknowledged` ends with them."""
 
-    def __init__(self, builder: Any) -> None:
+    def __init__(self, builder: BatchBuilder) -> None:
         self.builder = builder
         self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # A request that gave up no longer asks; its batch's failure is counted here all the same.
@@ -148,10 +148,7 @@ class Producer:
         records = batch.builder.record_count()
         batch.builder.close()
         try:
-            if self._kafka is None:
-                raise NotAcknowledgedError(str(self._unreachable))
-            delivery = await self._kafka.send_batch(batch.builder, topics.EVENTS, partition=partition)
-            await delivery
+            await self._deliver(partition, batch)
         except (KafkaError, NotAcknowledgedError) as error:
             log.warning("batch not acknowledged", partition=partition, events=records, reason=repr(error))
             batch.acknowledged.set_exception(NotAcknowledgedError(repr(error)))
@@ -161,6 +158,12 @@ class Producer:
             batch.acknowledged.set_result(None)
         finally:
             self.in_flight_events -= records
+
+    async def _deliver(self, partition: int, batch: Batch) -> None:
+        if self._kafka is None:
+            raise NotAcknowledgedError(str(self._unreachable))
+        delivery = await self._kafka.send_batch(batch.builder, topics.EVENTS, partition=partition)
+        await delivery
 
     async def _stay_connected(self) -> None:
         while True:

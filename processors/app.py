@@ -132,7 +132,9 @@ def create_app(
     )
     app.tables.add(app.table)
     sender = BatchSender(lambda: cast(IdempotentProducer, app.producer).client)
-    app.drain = Drain(lambda: processor(settings), app.table, sender, app.watchdog)
+    app.drain = Drain(
+        lambda: processor(settings), app.table, sender, lambda: cast(ChunkConsumer, app.consumer), app.watchdog
+    )
     source = app.topic(*sources, schema=ChunkSchema(), partitions=settings.partitions)
     app.agent(source, name="drain", concurrency=1)(app.drain.run)
     return app

@@ -39,7 +39,9 @@ class Attempted(msgspec.Struct):
         """The dead letter of an event that has failed for good."""
         event = self.job_arrival.event
         reason = self.error_message or ""
-        return BadRecord(self.error_code or HANDLER_FAILED, reason, self.job_arrival.record, event.program.packed, event.id)
+        return BadRecord(
+            self.error_code or HANDLER_FAILED, reason, self.job_arrival.record, event.program.packed, event.id
+        )
 
 
 class Attempts:

@@ -1,4 +1,4 @@
-"""What travels through Faust in place of single messages: a chunk of records of one partition."""
+"""What travels through Faust in place of single messages: chunks of records, each of one partition."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -24,41 +24,36 @@ class Chunk(NamedTuple):
     """Generation of the consumer group under which it was fetched."""
     first: bool
     """Whether nothing was taken from the partition before, since it was assigned."""
+    ticket: int | None = None
+    """What the ledger knows it by; None for changelogs, which are not acknowledged."""
 
 
-class ChunkMessage(ConsumerMessage):
-    """A chunk as a Faust message: its value is the list of records, its offset the last one covered."""
-
-    __slots__ = ("ticket",)
-
-    ticket: int | None
-    """What the ledger knows the chunk by; None for changelogs, which are not acknowledged."""
+Bundle = list[Chunk]
+"""Chunks of different partitions that go to the agent together; of a changelog, always a single one."""
 
 
-def to_message(chunk: Chunk, ticket: int | None) -> ChunkMessage:
-    """The message that carries `chunk` through conductor, stream and agent."""
-    timestamp = chunk.records[-1].timestamp / 1000 if chunk.records else 0.0
-    message = ChunkMessage(
-        chunk.tp.topic,
-        chunk.tp.partition,
-        chunk.end - 1,
-        timestamp,
+def to_message(bundle: Bundle) -> ConsumerMessage:
+    """The Faust message that carries `bundle`; to Faust it is a message of the first chunk's last offset."""
+    first = bundle[0]
+    return ConsumerMessage(
+        first.tp.topic,
+        first.tp.partition,
+        first.end - 1,
+        first.records[-1].timestamp / 1000 if first.records else 0.0,
         0,
         [],
         None,
-        chunk.records,  # type: ignore[arg-type]  # a list where Faust expects bytes: ChunkSchema passes it on untouched
+        bundle,  # type: ignore[arg-type]  # a list where Faust expects bytes: ChunkSchema passes it on untouched
         None,
         0,
         0,
-        chunk.tp,
-        generation_id=chunk.generation,
+        first.tp,
+        generation_id=first.generation,
     )
-    message.ticket = ticket
-    return message
 
 
-class ChunkSchema(Schema[None, Records]):
-    """Hands the records on as they are: what cannot be decoded must reach the agent, not be acknowledged before it."""
+class ChunkSchema(Schema[None, Bundle]):
+    """Hands the chunks on as they are: what cannot be decoded must reach the agent, not be acknowledged before it."""
 
     def compile(self, app: AppT, **_: Any) -> Callable[..., Awaitable[EventT[Any]]]:
         """The function that Faust calls for each message."""

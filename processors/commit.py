@@ -37,6 +37,11 @@ class Ledger:
         self._in_flight = 0
 
     @property
+    def generation(self) -> int:
+        """The group's generation that is under way; -1 before the first."""
+        return self._generation
+
+    @property
     def in_flight(self) -> int:
         """Chunks delivered and not yet acknowledged."""
         return self._in_flight

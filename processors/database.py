@@ -45,7 +45,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 class Database:
-    """Runs transactions until they commit. `alive` is told of every wait, so that the watchdog knows it is on purpose."""
+    """Runs transactions until they commit. `alive` is told of every wait, for the watchdog: it is on purpose."""
 
     def __init__(self, settings: Settings) -> None:
         self.alive: Callable[[], None] = lambda: None

@@ -24,8 +24,8 @@ class ChunkTaker:
         self._assignment: Any = None
         self._begun: set[TP] = set()
 
-    async def take(self, active: frozenset[TP], timeout_s: float, records_max: int, chunks_max: int) -> list[Chunk]:
-        """Up to `chunks_max` chunks of at most `records_max` records from `active` partitions, in offset order.
+    async def take(self, active: frozenset[TP], timeout_s: float, records_max: int) -> list[Chunk]:
+        """What lies ready in `active` partitions: a chunk of each, at most `records_max` records in all.
 
         Waits at most `timeout_s` seconds for the first one; returns none at all while partitions are being
         reassigned. Raises what aiokafka's background tasks have failed with, which nobody would see otherwise.
@@ -40,9 +40,9 @@ class ChunkTaker:
             return []
         self._note_assignment(subscriptions.subscription.assignment, active)
         with subscriptions.fetch_context():
-            chunks = self._drain(active, records_max, chunks_max)
+            chunks = self._drain(active, records_max)
             if not chunks and await self._wait(timeout_s):
-                chunks = self._drain(active, records_max, chunks_max)
+                chunks = self._drain(active, records_max)
         return chunks
 
     async def _wait(self, timeout_s: float) -> bool:
@@ -72,13 +72,13 @@ class ChunkTaker:
         if fetcher._records.pop(tp, None) is not None:
             fetcher._notify(fetcher._wait_consume_future)
 
-    def _drain(self, active: frozenset[TP], records_max: int, chunks_max: int) -> list[Chunk]:
+    def _drain(self, active: frozenset[TP], records_max: int) -> list[Chunk]:
         assignment, buffered = self._assignment, self._consumer._fetcher._records
         chunks: list[Chunk] = []
         if not assignment.active or self._consumer._subscription.subscription.assignment is not assignment:
             return chunks
         for tp in list(buffered):
-            if len(chunks) >= chunks_max:
+            if records_max <= 0:
                 break
             result = buffered[tp]
             if TP(*tp) not in active:
@@ -89,6 +89,7 @@ class ChunkTaker:
                     self._discard(tp)
                 if chunk is not None:
                     chunks.append(chunk)
+                    records_max -= len(chunk.records)
             elif not chunks:
                 self._discard(tp)
                 result.check_raise()

@@ -3,10 +3,12 @@
 A handler is ``async def handler(events, connection)`` or an object with an async method ``handle`` of that form and,
 if it likes, ``finished``, which sees every event with its final status. Both run in the transaction that writes the
 status rows: what they write stands exactly if the status does. The transaction is not theirs to end, and an error of
-their SQL that they catch needs a savepoint of their own (``async with connection.transaction()``) around it. `events` are :class:`Job`; the result is None, or a
-list with, per event, None, anything that JSON can hold (kept under the handler's name in ``result``), or an exception:
-:class:`Reject` is final, any other is tried again later. Raising does the same for the events of the call; which of
-them was to blame is found by halving.
+their SQL that they mean to survive needs a savepoint of their own (``async with connection.transaction()``) around it.
+
+`events` are :class:`Job`; the result is None, or a list with, per event, None, anything that JSON can hold (kept under
+the handler's name in ``result``), or an exception: :class:`Reject` is final, any other is tried again later. Raising
+does the same for the events of the call; which of them was to blame is found by halving. An event at which
+``finished`` fails keeps its status: what that call wrote for it is undone, and the log has it.
 """
 
 import importlib

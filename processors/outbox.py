@@ -1,4 +1,4 @@
-"""What the processors tell Kafka: final statuses and dead letters. At least once: told again when a chunk is read again."""
+"""What the processors tell Kafka: final statuses and dead letters. At least once: again when a chunk is read again."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -7,12 +7,15 @@ import msgspec
 
 from processors.ports import Outgoing
 from processors.records import Arrival, BadRecord, record_time
+from processors.store import FINAL, Standing
+from processors.written import Written
+from schemas.errors import HANDLER_FAILED
 from schemas.identity import uuid_text
 from schemas.timestamps import timestamp_text
 
 _encode = msgspec.json.Encoder().encode
 
-# Below what the topics take (schemas/topics.py). A compressed record can be larger than the topic it came through takes.
+# Below what the topics take (schemas/topics.py). A compressed record can be larger than its topic seems to take.
 RECORD_BYTES_MAX = 2_097_152 - 65_536
 
 
@@ -40,6 +43,18 @@ def status_record(arrival: Arrival, status: str, error_code: str | None, process
 def processed_text(processed_at: datetime | None) -> str:
     """When an event got its status, as status records spell it."""
     return "" if processed_at is None else timestamp_text(processed_at)
+
+
+def tell_again(written: Written, arrival: Arrival, standing: Standing) -> None:
+    """Add to `written` the final status, and the dead letter, of an event whose row stands already."""
+    if standing.status not in FINAL:
+        return
+    processed = processed_text(standing.processed_at)
+    written.statuses.append(status_record(arrival, standing.status, standing.error_code, processed))
+    if standing.status == "FAILED":
+        event = arrival.event
+        code, reason = standing.error_code or HANDLER_FAILED, standing.error_message or ""
+        written.letters.append(BadRecord(code, reason, arrival.record, event.program.packed, event.id))
 
 
 def dead_letter_records(letters: Iterable[BadRecord]) -> list[Outgoing]:

@@ -1,8 +1,8 @@
 """A chunk of records → what is new, what is a repeat of what, what has been done before. Decisions only, no I/O.
 
 Who owns a key is known from the dedupe table, or from Postgres where the table's word is not enough. The table may lack
-anything and may be wrong about nothing that matters: whatever follows from it is checked by the rows that the transaction
-touches, and if a single one differs the chunk is decided again from Postgres alone.
+anything and may be wrong about nothing that matters: whatever follows from it is checked by the rows that the
+transaction touches, and if a single one differs the chunk is decided again from Postgres alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ def _repeat(plan: Plan, arrival: Arrival, owner: Owner) -> None:
 
 
 def needs_postgres(arrivals: Sequence[Arrival], owners: Mapping[bytes, Owner]) -> bool:
-    """Whether the chunk was read before, in whole or in part, so that the table cannot tell what still is to be done."""
+    """Whether the chunk was read before, in whole or in part: then the table cannot tell what is still to be done."""
     for arrival in arrivals:
         owner = owners.get(arrival.event.id)
         if owner is not None and arrival.offset <= owner.offset:

@@ -41,6 +41,14 @@ class Context:
     """Tells the watchdog that the processor is waiting on purpose (for Postgres, say); call it every few seconds."""
 
 
+class Part(NamedTuple):
+    """A chunk: records of one partition, in order."""
+
+    topic: str
+    partition: int
+    records: Sequence[ConsumerRecord[bytes | None, bytes | None]]
+
+
 class Processor(Protocol):
     """Turns chunks of records into rows; the one part of a worker that knows what a record means."""
 
@@ -60,4 +68,15 @@ class Processor(Protocol):
 
     async def stop(self) -> None:
         """Let go of everything. Called once, after the last chunk."""
+        ...
+
+
+class BundleProcessor(Processor, Protocol):
+    """A processor that takes the chunks of several partitions together, in one transaction.
+
+    At a modest rate there is a record or two in each of many partitions: one by one, each costs a transaction.
+    """
+
+    async def process_chunks(self, parts: Sequence[Part]) -> Sequence[Sequence[Entry]]:
+        """Process `parts`, each of another partition, as :meth:`process_chunk` would; the entries of each, in order."""
         ...

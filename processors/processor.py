@@ -1,27 +1,27 @@
 """A chunk's way through Postgres: read, decide, handle, write; one transaction, safe to be done again.
 
 The order is: Postgres commits; statuses and dead letters go to Kafka; the caller writes the dedupe table and then
-acknowledges the chunk. Whatever a crash cuts off is done again from the log, and what was done already shows by the rows.
+acknowledges the chunk. Whatever a crash cuts off is done again from the log; what was done already shows by the rows.
 """
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import msgspec
-import structlog
-from psycopg import DataError, errors
+from psycopg import errors
 
 from processors import outbox, store
 from processors.attempts import Attempted, Attempts
 from processors.database import Database
-from processors.handling import Runner, load_handlers
+from processors.handling import describe, load_handlers
+from processors.parts import REFUSED, write_in_parts
 from processors.pipeline import Owner, Plan, decide, needs_postgres, table_owner, table_value
 from processors.ports import Context, Entry
 from processors.records import Arrival, BadRecord, Record, read_record
 from processors.retries import Retries
 from processors.rows import Row
+from processors.runner import Runner
 from processors.upkeep import Upkeep
 from processors.written import Written
 from schemas import topics
@@ -29,13 +29,7 @@ from schemas.errors import IDEMPOTENCY_CONFLICT, UNSTORABLE_EVENT
 from schemas.event import EventReader
 from schemas.settings import Settings
 
-log = structlog.get_logger(__name__)
-
 _ROUNDS_MAX = 10
-
-
-class _Differs(Exception):  # noqa: N818 - undoes the transaction; never leaves this module
-    """A row is not as the dedupe table led us to believe."""
 
 
 class Processor:
@@ -44,7 +38,8 @@ class Processor:
     def __init__(self, settings: Settings) -> None:
         self._database = Database(settings)
         self._reader = EventReader(settings.max_event_bytes)
-        self._attempts = Attempts(Runner(load_handlers(settings.handlers), settings.handler_timeout_s))
+        self._runner = Runner(load_handlers(settings.handlers), settings.handler_timeout_s)
+        self._attempts = Attempts(self._runner)
         self._retries = Retries(self._database, self._reader, self._attempts)
         self._upkeep = Upkeep(settings, self._database)
         self._context: Context | None = None
@@ -52,7 +47,7 @@ class Processor:
     async def start(self, context: Context) -> None:
         """Connect to Postgres, waiting for it if need be, and begin the upkeep."""
         self._context = context
-        self._database.alive = context.alive
+        self._database.alive = self._runner.alive = context.alive
         await self._database.start()
         await self._upkeep.start(context)
 
@@ -65,6 +60,8 @@ class Processor:
         """See :class:`processors.ports.Processor`. Waits for Postgres as long as it takes."""
         context = self._context
         assert context is not None, "start() comes first"  # noqa: S101
+        if not records:
+            return []
         if topic == topics.RETRY:
             written = await self._retries.process(partition, records)
         else:
@@ -85,75 +82,76 @@ class Processor:
             for arrival, value in zip(arrivals, values, strict=True)
             if value is not None
         }
-        chunk = _Chunk(topic, partition, records[-1])
-        return await self._write_halving(chunk, arrivals, owners, bad)
-
-    async def _write_halving(
-        self, chunk: "_Chunk", arrivals: list[Arrival], owners: dict[bytes, Owner], bad: list[BadRecord]
-    ) -> Written:
-        """Write the arrivals; what Postgres cannot store is found by halving, and becomes a dead letter."""
-        try:
-            return await self._write(chunk, arrivals, owners, bad)
-        except DataError as error:
-            if len(arrivals) == 0:
-                raise
-            log.warning("postgres cannot store an event", events=len(arrivals), reason=str(error))
-            if len(arrivals) == 1:
-                return await self._write(chunk, [], {}, [*bad, _unstorable(arrivals[0], error)])
-        middle = len(arrivals) // 2
-        half = msgspec.structs.replace(chunk, last=arrivals[middle - 1].record)
-        written = await self._write_halving(half, arrivals[:middle], owners, bad)
-        # What the first half brought is new to the table, so the second half asks Postgres.
-        written.add(await self._write_halving(chunk, arrivals[middle:], {}, []))
+        chunk = _Chunk(topic, partition, arrivals, bad, records[-1])
+        written = await write_in_parts(arrivals, partial(self._write, chunk, owners))
+        written.letters += bad
         return written
 
     async def _write(
-        self, chunk: "_Chunk", arrivals: list[Arrival], owners: dict[bytes, Owner], bad: list[BadRecord]
+        self, chunk: "_Chunk", owners: dict[bytes, Owner], arrivals: Sequence[Arrival], blame: Exception | None
     ) -> Written:
-        ask = needs_postgres(arrivals, owners)
+        # What an earlier part brought is new to the table, so only the whole can do without Postgres.
+        known = owners if len(arrivals) == len(chunk.arrivals) and not needs_postgres(arrivals, owners) else None
         for _ in range(_ROUNDS_MAX):
             try:
-                known = None if ask else owners
-                return await self._database.run(partial(self._transact, chunk, arrivals, known, bad))
-            except (errors.UniqueViolation, _Differs):
-                ask = True
+                return await self._database.run(partial(self._transact, chunk, known, arrivals, blame))
+            except store.RowsDifferError:
+                known = None
+            except errors.UniqueViolation as error:
+                if error.diag.constraint_name != store.EVENTS_KEY:  # a handler's own
+                    raise
+                known = None
+            except REFUSED as error:
+                if blame is None or chunk.unstorable:
+                    raise
+                chunk = msgspec.structs.replace(chunk, unstorable=[_unstorable(one, error) for one in arrivals])
+                arrivals = ()
         raise RuntimeError(f"{chunk.topic}[{chunk.partition}]: somebody else writes the same events all the time")
 
     async def _transact(
         self,
         chunk: "_Chunk",
-        arrivals: list[Arrival],
         owners: dict[bytes, Owner] | None,
-        bad: list[BadRecord],
+        arrivals: Sequence[Arrival],
+        blame: Exception | None,
         connection: store.Connection,
     ) -> Written:
-        """The chunk's one transaction. `owners` None: ask Postgres who owns what."""
-        now = datetime.now(UTC)
+        """One transaction, of the chunk or a part of it. `owners` None: ask Postgres who owns what."""
         standings: dict[bytes, store.Standing] = {}
         if owners is None:
             standings = await store.standings(connection, {arrival.event.id for arrival in arrivals})
             counted = await store.processed_before(connection, chunk.topic, chunk.partition) - 1
             owners = {id_: _owner_here(standing, chunk.partition, counted) for id_, standing in standings.items()}
         plan = decide(arrivals, owners)
-        attempted = await self._attempts.first(connection, plan.new)
-        rows = [_row(one, plan) for one in attempted]
-        await store.insert_events(connection, rows, chunk.partition, now)
+        attempted = await self._attempts.first(connection, plan.new, blame)
+        now = datetime.now(UTC)  # after the handlers: a row is seen soon after the time it says
+        await store.insert_events(connection, [_row(one, plan) for one in attempted], chunk.partition, now)
         new = {arrival.event.id for arrival in plan.new}
         older = {id_: repeat for id_, repeat in plan.repeats.items() if id_ not in new}
-        if not await store.count_repeats(connection, older, chunk.partition, now):
-            raise _Differs
+        await store.count_repeats(connection, older, chunk.partition, now)
         await self._attempts.schedule(connection, attempted, chunk.partition)
         await self._attempts.finish(connection, attempted)
-        letters = [*bad, *map(_conflict, plan.conflicts), *(one.letter() for one in attempted if one.failed)]
-        await store.add_dead_letters(connection, letters)
-        await store.note_progress(connection, chunk.topic, chunk.partition, chunk.last)
+        letters = [
+            *chunk.unstorable,
+            *map(_conflict, plan.conflicts),
+            *(one.letter() for one in attempted if one.failed),
+        ]
+        await store.add_dead_letters(connection, [*chunk.bad, *letters])
+        await store.note_progress(connection, chunk.topic, chunk.partition, chunk.last_of(arrivals))
         return _written(attempted, plan, standings, letters, now)
 
 
 class _Chunk(msgspec.Struct, frozen=True):
     topic: str
     partition: int
+    arrivals: Sequence[Arrival]
+    bad: Sequence[BadRecord]
     last: Record
+    unstorable: Sequence[BadRecord] = ()
+
+    def last_of(self, part: Sequence[Arrival]) -> Record:
+        """The last record that is done with when `part` of the arrivals is."""
+        return part[-1].record if 0 < len(part) < len(self.arrivals) else self.last
 
 
 def _owner_here(standing: store.Standing, partition: int, counted_offset: int) -> Owner:
@@ -183,7 +181,7 @@ def _row(one: Attempted, plan: Plan) -> Row:
         row.counted_offset = repeat.counted_offset
         row.duplicates = repeat.duplicates
         if repeat.conflicts:
-            row.conflicts = store.encode_json(store.conflict_list(repeat.conflicts[: store.CONFLICTS_KEPT_MAX]))
+            row.conflicts = msgspec.json.encode(store.conflict_list(repeat.conflicts))
     return row
 
 
@@ -204,12 +202,10 @@ def _written(
         (arrival.event.id, table_value(arrival.event.fingerprint, arrival.offset))
         for arrival in (*plan.new, *plan.replayed)
     ]
+    written = Written(entries, statuses, letters)
     for arrival in plan.replayed:
-        standing = standings[arrival.event.id]
-        if standing.status in store.FINAL:
-            text = outbox.processed_text(standing.processed_at)
-            statuses.append(outbox.status_record(arrival, standing.status, standing.error_code, text))
-    return Written(entries, statuses, letters)
+        outbox.tell_again(written, arrival, standings[arrival.event.id])
+    return written
 
 
 def _conflict(arrival: Arrival) -> BadRecord:
@@ -218,7 +214,6 @@ def _conflict(arrival: Arrival) -> BadRecord:
     return BadRecord(IDEMPOTENCY_CONFLICT.code, reason, arrival.record, event.program.packed, event.id)
 
 
-def _unstorable(arrival: Arrival, error: Any) -> BadRecord:
+def _unstorable(arrival: Arrival, error: Exception) -> BadRecord:
     event = arrival.event
-    return BadRecord(UNSTORABLE_EVENT, str(error), arrival.record, event.program.packed, event.id)
-
+    return BadRecord(UNSTORABLE_EVENT, describe(error), arrival.record, event.program.packed, event.id)

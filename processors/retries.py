@@ -1,24 +1,28 @@
 """Further attempts: records of ``events.retry``, each of which repeats one event's processing.
 
-The plan stands in Postgres (``headrace.retries``), written in the transaction of the attempt that failed; when an attempt
-is due, its record is sent to the topic, so that it is processed by the worker that has its program. An attempt counts
-only if it is the next one of its event: a record sent twice, or read twice, changes nothing.
+The plan stands in Postgres (``headrace.retries``), written in the transaction of the attempt that failed; when an
+attempt is due, its record is sent to the topic, so that it is processed by the worker that has its program. An attempt
+counts only if it is the next one of its event: a record sent twice, or read twice, changes nothing.
 """
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from processors import outbox, store
-from processors.attempts import Attempts
+from processors.attempts import Attempted, Attempts
 from processors.database import Database
 from processors.handling import Job
-from processors.ports import Outgoing
+from processors.parts import write_in_parts
 from processors.records import Arrival, BadRecord, Record, header, read_record
 from processors.written import Written
 from schemas import topics
 from schemas.errors import UNKNOWN_RETRY
 from schemas.event import EventReader
+
+_ATTEMPT_DIGITS_MAX = 9
+_ROUNDS_MAX = 10
 
 
 class _Try(NamedTuple):
@@ -35,11 +39,20 @@ class Retries:
         self._attempts = attempts
 
     async def process(self, partition: int, records: Sequence[Record]) -> Written:
-        """Attempt each record's event again, in one transaction."""
+        """Attempt each record's event again."""
         tries, bad = self._read(records)
-        return await self._database.run(
-            lambda connection: self._transact(connection, partition, tries, bad, records[-1])
-        )
+        chunk = _Chunk(partition, tries, bad, records[-1])
+        written = await write_in_parts(tries, partial(self._write, chunk))
+        written.letters += bad
+        return written
+
+    async def _write(self, chunk: "_Chunk", tries: Sequence[_Try], blame: Exception | None) -> Written:
+        for _ in range(_ROUNDS_MAX):
+            try:
+                return await self._database.run(partial(self._transact, chunk, tries, blame))
+            except store.RowsDifferError:
+                continue
+        raise RuntimeError(f"{topics.RETRY}[{chunk.partition}]: somebody else attempts the same events all the time")
 
     def _read(self, records: Sequence[Record]) -> tuple[list[_Try], list[BadRecord]]:
         tries: list[_Try] = []
@@ -50,7 +63,7 @@ class Retries:
                 bad.append(item)
                 continue
             attempt = header(record.headers, "attempt")
-            if attempt is None or not attempt.isdigit():
+            if attempt is None or not attempt.isdigit() or len(attempt) > _ATTEMPT_DIGITS_MAX:
                 event = item.event
                 reason = "a record of this topic has a header `attempt`, a whole number"
                 bad.append(BadRecord(UNKNOWN_RETRY, reason, record, event.program.packed, event.id))
@@ -59,62 +72,82 @@ class Retries:
         return tries, bad
 
     async def _transact(
-        self, connection: store.Connection, partition: int, tries: list[_Try], bad: list[BadRecord], last: Record
+        self, chunk: "_Chunk", tries: Sequence[_Try], blame: Exception | None, connection: store.Connection
     ) -> Written:
-        now = datetime.now(UTC)
         standings = await store.standings(connection, {one.arrival.event.id for one in tries})
-        due = [one for one in _first_of_each(tries) if _is_next(one, standings.get(one.arrival.event.id))]
-        jobs = [Job(one.arrival.event, one.attempt, one.arrival.received_at) for one in due]
-        attempted = await self._attempts.run(connection, [one.arrival for one in due], jobs)
-        await store.end_attempts(
-            connection,
-            [
-                store.Ending(
-                    one.job.event.id, one.job.attempt, one.status, one.error_code, one.error_message, one.result
-                )
-                for one in attempted
-            ],
-            now,
-        )
-        await self._attempts.schedule(connection, attempted, partition)
+        judged = [(one, standings.get(one.arrival.event.id)) for one in tries]
+        due = _due(judged)
+        attempted = await self._attempts.run(connection, [one.arrival for one, _ in due], _jobs(due), blame)
+        now = datetime.now(UTC)
+        await store.end_attempts(connection, [_ending(one) for one in attempted], now)
+        await self._attempts.schedule(connection, attempted, chunk.partition)
         await self._attempts.finish(connection, attempted)
-        letters = [*bad, *(one.letter() for one in attempted if one.failed)]
-        await store.add_dead_letters(connection, letters)
-        await store.note_progress(connection, topics.RETRY, partition, last)
+        letters = [_unknown(one) for one, standing in judged if _is_foreign(one, standing)]
+        letters += [one.letter() for one in attempted if one.failed]
+        await store.add_dead_letters(connection, [*chunk.bad, *letters])
+        await store.note_progress(connection, topics.RETRY, chunk.partition, chunk.last_of(tries))
         processed = outbox.processed_text(now)
         statuses = [
             outbox.status_record(one.job_arrival, one.status, one.error_code, processed)
             for one in attempted
             if one.status in store.FINAL
         ]
-        return Written([], statuses + _told_again(tries, due, standings), letters)
+        written = Written([], statuses, letters)
+        _tell_again(written, judged)
+        return written
 
 
-def _first_of_each(tries: Sequence[_Try]) -> list[_Try]:
-    first: dict[bytes, _Try] = {}
-    for one in tries:
-        first.setdefault(one.arrival.event.id, one)
-    return list(first.values())
+class _Chunk(NamedTuple):
+    partition: int
+    tries: Sequence[_Try]
+    bad: Sequence[BadRecord]
+    last: Record
+
+    def last_of(self, part: Sequence[_Try]) -> Record:
+        """The last record that is done with when `part` of the tries is."""
+        return part[-1].arrival.record if 0 < len(part) < len(self.tries) else self.last
 
 
-def _is_next(one: _Try, standing: store.Standing | None) -> bool:
-    return (
-        standing is not None
-        and standing.status not in store.FINAL
-        and standing.attempts == one.attempt - 1
-        and standing.owner.fingerprint == one.arrival.event.fingerprint
-    )
+_Judged = tuple[_Try, store.Standing | None]
 
 
-def _told_again(tries: Sequence[_Try], due: Sequence[_Try], standings: dict[bytes, store.Standing]) -> list[Outgoing]:
-    """Statuses of attempts that a crash may have kept from being told: those already done, by this very attempt."""
-    done = {one.arrival.event.id for one in due}
-    again = []
-    for arrival, attempt in tries:
-        standing = standings.get(arrival.event.id)
-        if arrival.event.id in done or standing is None or standing.attempts != attempt:
+def _due(judged: Sequence[_Judged]) -> list[tuple[_Try, store.Standing]]:
+    """The attempts that are their event's next; of records that repeat one another the first."""
+    due: dict[bytes, tuple[_Try, store.Standing]] = {}
+    for one, standing in judged:
+        if standing is None or _is_foreign(one, standing) or standing.status in store.FINAL:
             continue
-        if standing.status in store.FINAL:
-            text = outbox.processed_text(standing.processed_at)
-            again.append(outbox.status_record(arrival, standing.status, standing.error_code, text))
-    return again
+        if standing.attempts == one.attempt - 1:
+            due.setdefault(one.arrival.event.id, (one, standing))
+    return list(due.values())
+
+
+def _jobs(due: Sequence[tuple[_Try, store.Standing]]) -> list[Job]:
+    return [Job(one.arrival.event, one.attempt, standing.received_at, standing.failed_before) for one, standing in due]
+
+
+def _ending(one: Attempted) -> store.Ending:
+    return store.Ending(one.job.event.id, one.job.attempt, one.status, one.error_code, one.error_message, one.result)
+
+
+def _is_foreign(one: _Try, standing: store.Standing | None) -> bool:
+    """Whether no worker can have sent this: of no event, of another payload, or of an attempt that is not yet planned.
+
+    After somebody asked for it, attempts are counted anew: then a record read again may be of an earlier count.
+    """
+    if standing is None or standing.owner.fingerprint != one.arrival.event.fingerprint:
+        return True
+    return one.attempt > standing.attempts + 1 and not standing.failed_before
+
+
+def _unknown(one: _Try) -> BadRecord:
+    event = one.arrival.event
+    reason = f"no event with this payload waits for its attempt {one.attempt}"
+    return BadRecord(UNKNOWN_RETRY, reason, one.arrival.record, event.program.packed, event.id)
+
+
+def _tell_again(written: Written, judged: Sequence[_Judged]) -> None:
+    """Tell what a crash may have kept from being told: the final statuses of attempts made before."""
+    for one, standing in judged:
+        if standing is not None and standing.attempts == one.attempt and not _is_foreign(one, standing):
+            outbox.tell_again(written, one.arrival, standing)

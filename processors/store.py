@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import msgspec
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
+from processors.handling import storable_text
 from processors.pipeline import Owner, Repeat
 from processors.records import Arrival, BadRecord, record_time
 from processors.rows import COPY, Row, encode_rows
@@ -17,10 +18,15 @@ from schemas.timestamps import timestamp_text
 
 Connection = AsyncConnection[Any]
 
+EVENTS_KEY = "events_pkey"
+"""Name of the constraint that is the last judge."""
+
 CONFLICTS_KEPT_MAX = 100
 """Conflicts that one event's row keeps; each is among the dead letters all the same."""
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+class RowsDifferError(Exception):
+    """Rows are not as the caller believed: the transaction must be undone, and what it does decided again."""
 
 
 class Standing(NamedTuple):
@@ -31,11 +37,14 @@ class Standing(NamedTuple):
     status: str
     attempts: int
     error_code: str | None
+    error_message: str | None
     processed_at: datetime | None
+    received_at: datetime
+    failed_before: bool
 
 
 class Ending(NamedTuple):
-    """What an attempt after the first made of an event; `retry_in_s` None: the status is final."""
+    """What an attempt of ``events.retry`` made of an event."""
 
     id: bytes
     attempt: int
@@ -49,7 +58,7 @@ async def standings(connection: Connection, ids: Iterable[bytes]) -> dict[bytes,
     """What Postgres knows of each of the events `ids`; one that it does not know is not in the answer."""
     cursor = await connection.execute(
         """select id, fingerprint, kafka_offset, counted_offset, kafka_partition, status::text, attempts, error_code,
-                  processed_at
+                  error_message, processed_at, received_at, failed_before
            from headrace.events where id = any(%s::uuid[])""",
         (uuid_array(ids),),
         binary=True,
@@ -68,16 +77,14 @@ async def insert_events(connection: Connection, rows: Sequence[Row], partition: 
         await copy.write(encode_rows(rows, partition, now))
 
 
-async def count_repeats(
-    connection: Connection, repeats: Mapping[bytes, Repeat], partition: int, now: datetime
-) -> bool:
+async def count_repeats(connection: Connection, repeats: Mapping[bytes, Repeat], partition: int, now: datetime) -> None:
     """Add duplicates and conflicts, read from `partition`, to events that stand already.
 
-    False where a row was not as the repeats assume: gone, owned by another payload, or counted further. Then the
-    transaction must be undone.
+    Raises :class:`RowsDifferError` where a row was not as the repeats assume: gone, owned by another payload, or
+    counted further.
     """
     if not repeats:
-        return True
+        return
     ids = sorted(repeats)  # one order for all, so that two workers never wait for each other in a circle
     chosen = [repeats[id_] for id_ in ids]
     cursor = await connection.execute(
@@ -104,7 +111,8 @@ async def count_repeats(
             partition,
         ),
     )
-    return cursor.rowcount == len(ids)
+    if cursor.rowcount != len(ids):
+        raise RowsDifferError
 
 
 async def processed_before(connection: Connection, topic: str, partition: int) -> int:
@@ -155,7 +163,7 @@ def _dead_letter(letter: BadRecord) -> tuple[Any, ...]:
         None if letter.event_id is None else UUID(bytes=letter.event_id),
         record.key,
         record.value,
-        Jsonb([[name, (value or b"").hex()] for name, value in record.headers]),
+        Jsonb([[storable_text(name), (value or b"").hex()] for name, value in record.headers]),
         record_time(record),
     )
 
@@ -171,31 +179,48 @@ async def schedule(connection: Connection, retries: Sequence[tuple[Arrival, int,
                on conflict (id) do update
                set attempt = excluded.attempt, not_before = excluded.not_before, sent_at = null""",
             [
-                (uuid_text(arrival.event.id), partition, arrival.event.program.text, attempt, delay, arrival.event.record)
+                (
+                    uuid_text(arrival.event.id),
+                    partition,
+                    arrival.event.program.text,
+                    attempt,
+                    delay,
+                    arrival.event.record,
+                )
                 for arrival, partition, attempt, delay in retries
             ],
         )
 
 
 async def end_attempts(connection: Connection, endings: Sequence[Ending], now: datetime) -> None:
-    """Write what attempts after the first made of their events, and take them off the plan."""
-    for ending in endings:
-        processed_at = now if ending.status in FINAL else None
-        await connection.execute(
-            """update headrace.events set status = %s::headrace.status, attempts = %s, error_code = %s,
-                      error_message = %s, result = %s::jsonb, updated_at = %s, processed_at = %s
-               where id = %s""",
-            (
-                ending.status,
-                ending.attempt,
-                ending.error_code,
-                ending.error_message,
-                None if ending.result is None else ending.result.decode(),
-                now,
-                processed_at,
-                uuid_text(ending.id),
-            ),
-        )
+    """Write what attempts made of their events, and take them off the plan.
+
+    Raises :class:`RowsDifferError` where an attempt is no longer its event's next: another worker has made it.
+    """
+    if not endings:
+        return
+    cursor = await connection.execute(
+        """update headrace.events e
+           set status = r.status::headrace.status, attempts = r.attempt, error_code = r.error_code,
+               error_message = r.error_message, result = r.result, updated_at = %(now)s,
+               processed_at = case when r.final then %(now)s::timestamptz end
+           from unnest(%(ids)s::uuid[], %(attempts)s::integer[], %(statuses)s::text[], %(final)s::boolean[],
+                       %(codes)s::text[], %(messages)s::text[], %(results)s::jsonb[])
+                as r (id, attempt, status, final, error_code, error_message, result)
+           where e.id = r.id and e.attempts = r.attempt - 1 and e.status not in ('COMPLETED', 'FAILED')""",
+        {
+            "now": now,
+            "ids": uuid_array(ending.id for ending in endings),
+            "attempts": [ending.attempt for ending in endings],
+            "statuses": [ending.status for ending in endings],
+            "final": [ending.status in FINAL for ending in endings],
+            "codes": [ending.error_code for ending in endings],
+            "messages": [ending.error_message for ending in endings],
+            "results": [None if ending.result is None else ending.result.decode() for ending in endings],
+        },
+    )
+    if cursor.rowcount != len(endings):
+        raise RowsDifferError
     await connection.execute(
         """delete from headrace.retries r using unnest(%s::uuid[], %s::integer[]) as e (id, attempt)
            where r.id = e.id and r.attempt = e.attempt""",
@@ -207,20 +232,15 @@ FINAL = frozenset({"COMPLETED", "FAILED"})
 
 
 def conflict_list(conflicts: Iterable[Arrival]) -> list[dict[str, str]]:
-    """Conflicts as the event's row and answers show them."""
+    """Conflicts as the event's row and answers show them, as many as are kept."""
     return [
         {
             "received_at": timestamp_text(arrival.received_at),
             "fingerprint": arrival.event.fingerprint.hex(),
             "reason": "idempotency_conflict",
         }
-        for arrival in conflicts
+        for arrival in islice(conflicts, CONFLICTS_KEPT_MAX)
     ]
-
-
-def encode_json(value: Any) -> bytes:
-    """JSON for a jsonb column. Raises TypeError or ValueError where `value` cannot be JSON."""
-    return _encode(value)
 
 
 def uuid_array(ids: Iterable[bytes]) -> str:

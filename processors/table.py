@@ -1,6 +1,7 @@
 """The dedupe table: a Faust table of raw bytes whose writes and recovery go by the chunk, not by the key."""
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import faust
@@ -9,7 +10,7 @@ from faust.types import TP, AppT, EventT
 from yarl import URL
 
 from processors import exits
-from processors.chunks import ChunkMessage, ChunkSchema, Records
+from processors.chunks import Bundle, ChunkSchema
 from processors.ports import Entry
 from processors.producer import BatchSender
 from processors.table_store import MemoryStore, RocksStore, StoreError, TableStore
@@ -54,11 +55,10 @@ class DedupeStore(Store[bytes, bytes]):
     def apply_changelog_batch(self, batch: Iterable[EventT[Any]], to_key: Any, to_value: Any) -> None:
         """Apply chunks of changelog records, each with the offset of its end."""
         for event in batch:
-            message = cast(ChunkMessage, event.message)
-            records = cast(Records, message.value)
-            entries = ((record.key, record.value) for record in records if record.key is not None)
+            (chunk,) = cast(Bundle, event.message.value)
+            entries = ((record.key, record.value) for record in chunk.records if record.key is not None)
             try:
-                self.kept.put_many(message.partition, entries, message.offset)
+                self.kept.put_many(chunk.tp.partition, entries, chunk.end - 1)
             except Exception as error:
                 exits.leave(exits.TABLE, f"the table cannot be recovered: {error}")
             self.on_progress()
@@ -112,12 +112,12 @@ class DedupeTable(faust.Table[bytes, bytes]):
         """The value of each id, None where there is none. Raises :class:`processors.table_store.StoreError`."""
         return self._kept.get_many(partition, ids)
 
-    async def write(self, partition: int, entries: Sequence[Entry], sender: BatchSender) -> None:
-        """Write to the changelog, wait for its acknowledgement, then to the store.
+    async def write(self, entries: Mapping[int, Sequence[Entry]], sender: BatchSender) -> None:
+        """Write entries, by partition, to the changelog; wait for its acknowledgement; then write them to the store.
 
         Raises :class:`processors.producer.ProduceError` or :class:`processors.table_store.StoreError`.
         """
-        if not entries:
-            return
-        offset = await sender.send_entries(self.changelog_topic_name, partition, entries)
-        self._kept.put_many(partition, entries, offset)
+        topic = self.changelog_topic_name
+        offsets = await asyncio.gather(*(sender.send_entries(topic, *one) for one in entries.items()))
+        for (partition, kept), offset in zip(entries.items(), offsets, strict=True):
+            self._kept.put_many(partition, kept, offset)

@@ -21,14 +21,14 @@ from faust.types.transports import TransportT
 from mode.types import ServiceT
 
 from processors import exits
-from processors.chunks import Chunk, to_message
+from processors.chunks import Bundle, Chunk, to_message
 from processors.commit import Ledger, PositionJumpError
 from processors.fetch import ChunkTaker
 
 SCHEME = "headrace"
 
-CHUNKS_IN_FLIGHT_MAX = 3
-"""Chunks fetched and not yet acknowledged, per worker: one in work, the next ones ready. Bounds the memory."""
+BUNDLES_IN_FLIGHT_MAX = 2
+"""Bundles of chunks taken and not yet done with: one in work, the next one ready. More would only make them smaller."""
 POLL_S = 0.2
 """Longest wait for records before the loop looks again at what changed around it."""
 FETCH_WAIT_MS = 100
@@ -58,16 +58,16 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         except KafkaError as error:
             _leave_unconnected(self.transport, error)
 
-    async def take(self, active: frozenset[TP], records_max: int, chunks_max: int) -> list[Chunk]:
+    async def take(self, active: frozenset[TP], records_max: int) -> list[Chunk]:
         """Chunks of `active` partitions; see :meth:`processors.fetch.ChunkTaker.take`."""
-        return cast(list[Chunk], await self.call_thread(self._take, active, records_max, chunks_max))
+        return cast(list[Chunk], await self.call_thread(self._take, active, records_max))
 
-    async def _take(self, active: frozenset[TP], records_max: int, chunks_max: int) -> list[Chunk]:
+    async def _take(self, active: frozenset[TP], records_max: int) -> list[Chunk]:
         if not self.consumer.flow_active:
             return []
         if self._taker is None:
             self._taker = ChunkTaker(self._ensure_consumer())
-        return await self._taker.take(active, POLL_S, records_max, chunks_max)
+        return await self._taker.take(active, POLL_S, records_max)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -89,6 +89,7 @@ class ChunkConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ledger = Ledger()
         self.chunk_records_max = 2_000
+        self._in_flight = 0
         self._ack_event = asyncio.Event()
         super().__init__(*args, **kwargs)
 
@@ -100,8 +101,8 @@ class ChunkConsumer(driver.Consumer):
     async def _drain_messages(self, fetcher: ServiceT) -> None:
         try:
             while not (self.should_stop or fetcher.should_stop):
-                for chunk in await self._next_chunks():
-                    await self._deliver(chunk)
+                for bundle in self._bundles(await self._next_chunks()):
+                    await self.wait_first(self.callback(to_message(bundle)), self.suspend_flow.wait())
         except ConsumerStoppedError as error:
             if not self.app.should_stop:
                 exits.leave(exits.KAFKA, "the Kafka consumer has stopped", error)
@@ -116,8 +117,7 @@ class ChunkConsumer(driver.Consumer):
         if not self.flow_active:
             await self._wait_for(self.can_resume_flow)
             return []
-        room = CHUNKS_IN_FLIGHT_MAX - self.ledger.in_flight
-        if room <= 0:
+        if self._in_flight >= BUNDLES_IN_FLIGHT_MAX:
             self._ack_event.clear()
             await self._wait_for(self._ack_event)
             return []
@@ -126,7 +126,7 @@ class ChunkConsumer(driver.Consumer):
             await asyncio.sleep(0.01)
             return []
         records_max = RECOVERY_RECORDS_MAX if self.app.rebalancing else self.chunk_records_max
-        return await self._thread.take(active, records_max, room)
+        return await self._thread.take(active, records_max)
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         try:
@@ -141,19 +141,22 @@ class ChunkConsumer(driver.Consumer):
             return frozenset(tp for tp in active if self._is_changelog_tp(tp))
         return active
 
-    async def _deliver(self, chunk: Chunk) -> None:
-        ticket = None
-        if not self._is_changelog_tp(chunk.tp):
-            ticket = self.ledger.deliver(
-                chunk.tp, chunk.start, chunk.end, first=chunk.first, generation=chunk.generation
-            )
-            if ticket is None:
-                return
-            if not chunk.records:
-                self.ledger.acknowledge(chunk.tp, ticket)
-                return
-        message = to_message(chunk, ticket)
-        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+    def _bundles(self, chunks: list[Chunk]) -> list[Bundle]:
+        """What to deliver: changelogs by the chunk, since Faust's recovery counts by partition; the rest together."""
+        changelogs = [[chunk] for chunk in chunks if self._is_changelog_tp(chunk.tp)]
+        noted = [self._note(chunk) for chunk in chunks if not self._is_changelog_tp(chunk.tp)]
+        bundle = [chunk for chunk in noted if chunk is not None]
+        if not bundle:
+            return changelogs
+        self._in_flight += 1
+        return [*changelogs, bundle]
+
+    def _note(self, chunk: Chunk) -> Chunk | None:
+        ticket = self.ledger.deliver(chunk.tp, chunk.start, chunk.end, first=chunk.first, generation=chunk.generation)
+        if ticket is not None and not chunk.records:
+            self.ledger.acknowledge(chunk.tp, ticket)
+            return None
+        return None if ticket is None else chunk._replace(ticket=ticket)
 
     def on_buffer_full(self, tp: TP) -> None:
         """Nothing: the number of chunks in flight is the bound, and Faust's own makes the fetcher sleep a second."""
@@ -163,14 +166,18 @@ class ChunkConsumer(driver.Consumer):
 
     # -- acknowledging and committing
 
+    def acknowledge(self, chunk: Chunk) -> bool:
+        """Note that `chunk` is processed. False when its assignment has ended: it will come again."""
+        return chunk.ticket is not None and self.ledger.acknowledge(chunk.tp, chunk.ticket)
+
     def ack(self, message: Message) -> bool:
-        """Note that the chunk is processed. False when it is of an assignment that has ended, and will come again."""
+        """Note that the agent is done with a bundle. What it left unacknowledged of it will come again."""
         message.acked = True
         self._unacked_messages.discard(message)
-        ticket = getattr(message, "ticket", None)
-        acked = ticket is not None and self.ledger.acknowledge(message.tp, ticket)
+        if message.generation_id == self.ledger.generation:
+            self._in_flight -= 1
         self._ack_event.set()
-        return acked
+        return True
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit what is done in order, in partitions still assigned. Ends the process when it takes too long."""
@@ -223,6 +230,7 @@ class ChunkConsumer(driver.Consumer):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Start a new page in the ledger, then let Faust do its part."""
         self.ledger.begin(generation_id)
+        self._in_flight = 0
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def verify_all_partitions_active(self) -> None:

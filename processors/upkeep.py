@@ -1,15 +1,18 @@
-"""What a worker does beside its chunks: send due retries, say how far it is, sweep claims. Each in a loop of its own."""
+"""What a worker does beside its chunks: send due retries, say how far it is, sweep claims. Each in its own loop."""
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import structlog
 from aiokafka.errors import KafkaError
 from psycopg import AsyncConnection
+from psycopg import Error as PostgresError
 
-from processors.database import TRANSIENT, Database
+from processors.database import Database
 from processors.offsets import EndOffsets
 from processors.ports import Context, Outgoing
 from processors.producer import ProduceError
@@ -39,11 +42,11 @@ where r.id in (
 returning r.program_id::text, r.record, r.attempt, r.not_before
 """
 
+# By when rows were committed, not by what they say of it: a slow transaction's rows are older than their appearance.
 _SWEEP_FINISHED = """
 delete from headrace.claims where id in (
     select c.id from headrace.claims c join headrace.events e on e.id = c.id
-    where c.claimed_at < now() - make_interval(secs => %(grace)s)
-      and e.created_at < now() - make_interval(secs => %(grace)s)
+    where c.claimed_at < now() - make_interval(secs => %(grace)s) and age(e.xmin) > age(%(seen)s::xid)
     order by c.claimed_at limit %(most)s for update of c skip locked
 )
 """
@@ -68,6 +71,7 @@ class Upkeep:
         self._database = database
         self._ends = EndOffsets(settings)
         self._tasks: list[asyncio.Task[None]] = []
+        self._seen: deque[tuple[float, str]] = deque()
 
     async def start(self, context: Context) -> None:
         """Start the loops."""
@@ -124,12 +128,34 @@ class Upkeep:
         await self._database.once(write)
 
     async def _sweep(self) -> None:
-        async def delete(connection: AsyncConnection[Any]) -> None:
-            await connection.execute(_SWEEP_FINISHED, {"grace": CLAIM_GRACE_S, "most": _SWEEP_MAX})
-            lost = {"topic": topics.EVENTS, "ttl": self._settings.claim_ttl_s, "most": _SWEEP_MAX}
-            await connection.execute(_SWEEP_LOST, lost)
+        seen = await self._seen_before_grace()
+        if seen is not None:
+            await self._sweep_all(_SWEEP_FINISHED, {"grace": CLAIM_GRACE_S, "seen": seen, "most": _SWEEP_MAX})
+        lost = {"topic": topics.EVENTS, "ttl": self._settings.claim_ttl_s, "most": _SWEEP_MAX}
+        await self._sweep_all(_SWEEP_LOST, lost)
 
-        await self._database.once(delete)
+    async def _seen_before_grace(self) -> str | None:
+        """The transaction before which all had ended, so that all could see their rows, a grace ago."""
+
+        async def oldest(connection: AsyncConnection[Any]) -> str:
+            cursor = await connection.execute("select pg_snapshot_xmin(pg_current_snapshot())::xid::text")
+            row = await cursor.fetchone()
+            assert row is not None, "a select without a table has one row"  # noqa: S101
+            return str(row[0])
+
+        self._seen.append((time.monotonic(), await self._database.once(oldest)))
+        until = time.monotonic() - CLAIM_GRACE_S
+        while len(self._seen) > 1 and self._seen[1][0] <= until:
+            self._seen.popleft()
+        at, xid = self._seen[0]
+        return xid if at <= until else None
+
+    async def _sweep_all(self, statement: LiteralString, values: dict[str, Any]) -> None:
+        async def delete(connection: AsyncConnection[Any]) -> int:
+            return (await connection.execute(statement, values)).rowcount
+
+        while await self._database.once(delete) == _SWEEP_MAX:
+            continue
 
 
 def _retry_record(program_id: str, record: bytes, attempt: int, not_before: datetime) -> Outgoing:
@@ -141,6 +167,8 @@ async def _every(name: str, pause_s: float, work: Callable[[], Awaitable[None]])
     while True:
         try:
             await work()
-        except (*TRANSIENT, ProduceError, KafkaError, TimeoutError) as error:
+        except (PostgresError, ProduceError, KafkaError, TimeoutError) as error:
             log.warning("upkeep waits", loop=name, reason=f"{type(error).__name__}: {error}".strip())
+        except Exception:  # a loop that ends would never be missed: nothing waits for it
+            log.exception("upkeep failed", loop=name)
         await asyncio.sleep(pause_s)

@@ -1,8 +1,8 @@
 """API keys: how one is made, recognised and kept.
 
 A key is ``hr_`` + 32 random base-62 characters + 6 characters of checksum. The checksum lets a gateway refuse a
-mistyped key without a query; only the SHA-256 of the whole text is kept. Plain SHA-256 is enough, since a key holds 190 random
-bits and cannot be guessed from its hash.
+mistyped key without a query; only the SHA-256 of the whole text is kept. Plain SHA-256 is enough, since a key holds
+190 random bits and cannot be guessed from its hash.
 """
 
 import hashlib

@@ -13,6 +13,7 @@ import msgspec
 PREFIX = "HEADRACE_"
 
 _COUNT = msgspec.Meta(ge=1)
+_SECONDS = msgspec.Meta(gt=0, le=86_400)
 
 
 def _doc(text: str, unit: str | None = None) -> msgspec.Meta:
@@ -47,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     database_pool_max: Annotated[int, _COUNT, _doc("Connections to Postgres per process", "count")] = 8
     database_timeout_s: Annotated[
-        float, msgspec.Meta(gt=0), _doc("Longest wait for a connection or a statement of the gateway", "s")
+        float, _SECONDS, _doc("Longest wait for a connection or a statement of the gateway", "s")
     ] = 5.0
 
     host: Annotated[str, _doc("Address on which the gateway listens", "address")] = "127.0.0.1"
@@ -55,10 +56,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_event_bytes: Annotated[int, _COUNT, _doc("Largest `event_data`, serialized", "bytes")] = 65_536
     max_body_bytes: Annotated[int, _COUNT, _doc("Largest request body, after decompression", "bytes")] = 8 * 1024 * 1024
     body_timeout_s: Annotated[
-        float, msgspec.Meta(gt=0), _doc("Longest time a request body may take to arrive", "s")
+        float, _SECONDS, _doc("Longest time a request body may take to arrive", "s")
     ] = 30.0
     headers_timeout_s: Annotated[
-        float, msgspec.Meta(gt=0), _doc("Longest time a request's headers may take to arrive", "s")
+        float, _SECONDS, _doc("Longest time a request's headers may take to arrive", "s")
     ] = 10.0
     max_in_flight_events: Annotated[
         int, _COUNT, _doc("Events a gateway process holds before it answers 503", "events")
@@ -89,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "processors.handlers.participants:participants,processors.handlers.rollups:rollups"
     )
     handler_timeout_s: Annotated[
-        float, msgspec.Meta(gt=0), _doc("Longest time the handlers may take for one chunk", "s")
+        float, _SECONDS, _doc("Longest time the handlers may take for one chunk", "s")
     ] = 30.0
     chunk_events_max: Annotated[int, _COUNT, _doc("Most records of one Postgres transaction", "events")] = 2_000
     table_store: Annotated[Literal["rocksdb", "memory"], _doc("Where a worker keeps its dedupe table")] = "rocksdb"
