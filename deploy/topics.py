@@ -5,36 +5,14 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
-from aiokafka.helpers import create_ssl_context
 
 from deploy.errors import DeployError
-from schemas import topics
+from schemas import kafka, topics
 from schemas.settings import Settings
 
 _REQUEST_TIMEOUT_MS = 15_000
 _TOTAL_TIMEOUT_S = 60.0
 _APPEAR_POLL_S = 0.05
-
-
-def client_options(settings: Settings) -> dict[str, Any]:
-    """How to reach the brokers, as aiokafka's clients take it."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": settings.kafka,
-        "security_protocol": settings.kafka_security_protocol,
-    }
-    if settings.kafka_security_protocol.startswith("SASL"):
-        options |= {
-            "sasl_mechanism": settings.kafka_sasl_mechanism,
-            "sasl_plain_username": settings.kafka_sasl_username,
-            "sasl_plain_password": settings.kafka_sasl_password,
-        }
-    if settings.kafka_security_protocol.endswith("SSL"):
-        options["ssl_context"] = create_ssl_context(
-            cafile=settings.kafka_ssl_cafile or None,
-            certfile=settings.kafka_ssl_certfile or None,
-            keyfile=settings.kafka_ssl_keyfile or None,
-        )
-    return options
 
 
 def create(settings: Settings) -> list[str]:
@@ -50,7 +28,7 @@ def create(settings: Settings) -> list[str]:
 
 
 async def _create(settings: Settings) -> list[str]:
-    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=_REQUEST_TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(**(kafka.connection(settings) | {"request_timeout_ms": _REQUEST_TIMEOUT_MS}))
     try:
         await admin.start()
         wanted = topics.all_topics(settings.group)

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from gateway import health, intake, logs, problems, reading, retrying, stats
+from gateway import docs, health, intake, logs, problems, reading, retrying, stats
 from gateway.auth import Keys
 from gateway.boundary import RequestBoundary
 from gateway.database import Database, make_pool
@@ -61,7 +61,14 @@ async def _lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
 def create_app() -> Starlette:
     """The application, not started."""
     app = Starlette(
-        routes=[*intake.routes(), *reading.routes(), *retrying.routes(), *stats.routes(), *health.routes()],
+        routes=[
+            *intake.routes(),
+            *reading.routes(),
+            *retrying.routes(),
+            *stats.routes(),
+            *health.routes(),
+            *docs.routes(),
+        ],
         middleware=[Middleware(RequestBoundary)],
         exception_handlers={
             problems.ApiError: problems.on_api_error,

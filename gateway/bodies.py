@@ -6,17 +6,22 @@ application only hears of a request when its headers are complete.
 """
 
 import asyncio
+import sys
 import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
-from backports import zstd
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from gateway.problems import ApiError
 from schemas.errors import INVALID_JSON, PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP_WINDOW_BITS = 31  # 15 for the largest window, 16 for gzip's own header and checksum

@@ -24,6 +24,7 @@ from gateway.ingest import PENDING, Owner
 log = structlog.get_logger(__name__)
 
 _STATEMENT_EVENTS_MAX = 2_000
+_STATEMENT_BYTES_MAX = 8 * 1024 * 1024
 _RACES_MAX = 10
 _RACE_PAUSE_S = 0.005
 _RETRY_AFTER_FAILURE_S = 1.0
@@ -113,10 +114,11 @@ class Claims:
 
     def _take(self) -> list[_Waiting]:
         """As many waiting requests as one statement may hold, at least one."""
-        taken, events = 0, 0
+        taken = events = size = 0
         for waiting in self._waiting:
             events += len(waiting.claims)
-            if taken and events > _STATEMENT_EVENTS_MAX:
+            size += sum([len(claim.record) for claim in waiting.claims])
+            if taken and (events > _STATEMENT_EVENTS_MAX or size > _STATEMENT_BYTES_MAX):
                 break
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]

@@ -1,4 +1,4 @@
-"""JSON Schemas of what travels over HTTP and Kafka, made from the code's own types, for the machine-readable contracts."""
+"""JSON Schemas of what travels over HTTP and Kafka, made from the code's own types, for the two contracts."""
 
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ _UUID = {"type": "string", "format": "uuid"}
 _TIMESTAMP = {
     "type": "string",
     "format": "date-time",
-    "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6}0*)?([Zz]|[+-][0-9]{2}:[0-9]{2})$",
+    "pattern": r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6}0*)?([Zz]|[+-]\d\d:\d\d)$",
     "description": "RFC 3339 with an offset, microseconds at the finest, no leap second",
 }
 
@@ -104,7 +104,7 @@ def _say_more(found: dict[str, Schema]) -> None:
     new["anyOf"] = [
         {"required": [name], "properties": {name: {"type": "string"}}} for name in ("external_id", "participant_id")
     ]
-    new["description"] = "An event. A field that is not listed here is refused; an optional one that is null is not given."
+    new["description"] = "An event. Other fields are refused; an optional one that is null counts as not given."
     new["examples"] = [EXAMPLE_EVENT]
     for name in ("AcceptedItem", "RefusedItem"):
         found[name]["required"] = sorted({*found[name]["required"], "status"})
@@ -113,6 +113,7 @@ def _say_more(found: dict[str, Schema]) -> None:
     accepted = found["AcceptedEvent"]["properties"]
     accepted["id"] = accepted["program_id"] = _UUID
     accepted["event_timestamp"] = {"type": "string", "format": "date-time"}
+    accepted["status"] = found["Event"]["properties"]["status"]
     for name in ("Error", "Problem"):
         found[name]["properties"]["errors"] = {
             "type": "array",

@@ -51,6 +51,7 @@ class Intake:
         self.reader = EventReader(settings.max_event_bytes)
         self.producer = Producer(settings)
         self.claims = Claims(pool, settings.database_timeout_s)
+        self._held_events = 0  # from before their claim until their answer
 
     async def start(self) -> None:
         """Begin to connect to Kafka; the gateway answers 503 until it has."""
@@ -66,13 +67,18 @@ class Intake:
 
     async def take_in(self, items: list[Item], traceparent: str | None) -> "TakenIn":
         """Claim, judge and produce the items; ends when Kafka has them or the time for it is over."""
-        first = ingest.first_of_each(items)
-        if not self.producer.has_room(len(items)):
+        if self._held_events + len(items) > self.settings.max_in_flight_events or not self.producer.has_room(
+            len(items)
+        ):
             # Refused before a claim is made, so that the keys stay free.
             return TakenIn(ingest.refuse_lost(items, set(range(len(items)))), {}, deferred=False)
-        owners, deferred = await self._owners(first)
-        items = ingest.judge(items, owners)
-        return TakenIn(ingest.refuse_lost(items, await self._produce(items, traceparent)), owners, deferred)
+        self._held_events += len(items)
+        try:
+            owners, deferred = await self._owners(ingest.first_of_each(items))
+            items = ingest.judge(items, owners)
+            return TakenIn(ingest.refuse_lost(items, await self._produce(items, traceparent)), owners, deferred)
+        finally:
+            self._held_events -= len(items)
 
     async def _owners(self, first: dict[bytes, Event]) -> tuple[dict[bytes, Owner], bool]:
         """Each id's owner, and whether that answer is only the request's own (the processors will judge)."""

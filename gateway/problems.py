@@ -123,10 +123,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _method_not_allowed(request: Request) -> Response:
-    methods: set[str] = set()
-    for route in request.app.routes:  # several routes can share a path, each with methods of its own
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= route.methods or set()
+    matching = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    # Several routes can share a path, each with methods of its own. The first to match is the one that is meant:
+    # further ones may take the path's end for an id.
+    methods = {method for route in matching if route.path == matching[0].path for method in route.methods}
     allow = {"Allow": ", ".join(sorted(methods | {"OPTIONS"}))}
     if request.method == "OPTIONS":
         return Response(status_code=204, headers=allow)

@@ -63,25 +63,39 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
 
 
 class Filter(NamedTuple):
-    """One filter: its condition in SQL, how its text is read (raises ValueError), and its meaning."""
+    """One filter: its condition in SQL, how its text is read (raises ValueError), its meaning, its JSON Schema."""
 
     condition: LiteralString
     read: Callable[[str], str]
     meaning: str
+    schema: dict[str, Any]
+
+
+_UUID_SCHEMA = {"type": "string", "format": "uuid"}
+_NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": NAME_CHARACTERS_MAX}
+_INSTANT_SCHEMA = {"type": "string", "format": "date-time"}
+_STATUS_SCHEMA = {"type": "string", "enum": [*STATUSES]}
+_TYPE_SCHEMA = {"type": "string", "enum": [*EVENT_TYPES]}
 
 
 FILTERS: dict[str, Filter] = {
-    "program_id": Filter("program_id = %s::uuid", _uuid, "events of this program"),
-    "status": Filter("status = %s::headrace.status", _one_of(STATUSES), "events in this status"),
-    "event_type": Filter("event_type = %s::headrace.event_type", _one_of(EVENT_TYPES), "events of this origin"),
-    "participant_id": Filter("participant_id = %s::uuid", _uuid, "events of this participant"),
-    "external_id": Filter("external_id = %s", _name, "events with this external id"),
-    "recipient_id": Filter("recipient_id = %s::uuid", _uuid, "events for this recipient"),
-    "idempotency_key": Filter("idempotency_key = %s", _name, "events with this key, one per program at the most"),
-    "from": Filter("created_at >= %s::timestamptz", _instant, "created at or after this instant"),
-    "to": Filter("created_at < %s::timestamptz", _instant, "created before this instant"),
-    "event_from": Filter("event_timestamp >= %s::timestamptz", _instant, "event_timestamp at or after this instant"),
-    "event_to": Filter("event_timestamp < %s::timestamptz", _instant, "event_timestamp before this instant"),
+    "program_id": Filter("program_id = %s::uuid", _uuid, "events of this program", _UUID_SCHEMA),
+    "status": Filter("status = %s::headrace.status", _one_of(STATUSES), "events in this status", _STATUS_SCHEMA),
+    "event_type": Filter(
+        "event_type = %s::headrace.event_type", _one_of(EVENT_TYPES), "events of this origin", _TYPE_SCHEMA
+    ),
+    "participant_id": Filter("participant_id = %s::uuid", _uuid, "events of this participant", _UUID_SCHEMA),
+    "external_id": Filter("external_id = %s", _name, "events with this external id", _NAME_SCHEMA),
+    "recipient_id": Filter("recipient_id = %s::uuid", _uuid, "events for this recipient", _UUID_SCHEMA),
+    "idempotency_key": Filter("idempotency_key = %s", _name, "events with this key, of any program", _NAME_SCHEMA),
+    "from": Filter("created_at >= %s::timestamptz", _instant, "created at or after this instant", _INSTANT_SCHEMA),
+    "to": Filter("created_at < %s::timestamptz", _instant, "created before this instant", _INSTANT_SCHEMA),
+    "event_from": Filter(
+        "event_timestamp >= %s::timestamptz", _instant, "with an event_timestamp at or after this", _INSTANT_SCHEMA
+    ),
+    "event_to": Filter(
+        "event_timestamp < %s::timestamptz", _instant, "with an event_timestamp before this", _INSTANT_SCHEMA
+    ),
 }
 PARAMETERS = (*FILTERS, "limit", "cursor", "sort_by", "sort_dir")
 

@@ -59,8 +59,7 @@ class WorkerApp(faust.App):
     async def on_first_start(self) -> None:
         """Make the folders, and begin to watch."""
         self.conf.datadir.mkdir(parents=True, exist_ok=True)
-        if self.settings.ready_file:
-            Path(self.settings.ready_file).unlink(missing_ok=True)
+        self._ready_file(exists=False)
         await super().on_first_start()
         cast(ChunkConsumer, self.consumer).chunk_records_max = self.settings.chunk_events_max
         self.watchdog.start()
@@ -79,8 +78,16 @@ class WorkerApp(faust.App):
         self._check_topics()
         held = sorted(tp.partition for tp in self.consumer.assignment() if tp.topic == self.table.changelog_topic_name)
         _log.info("ready: generation %s, partitions %s", self.consumer_generation_id, held)
-        if self.settings.ready_file:
-            Path(self.settings.ready_file).touch()
+        self._ready_file(exists=True)
+
+    def _ready_file(self, *, exists: bool) -> None:
+        if not self.settings.ready_file:
+            return
+        path = Path(self.settings.ready_file)
+        if exists:
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
 
     def _check_topics(self) -> None:
         consumer = cast(ChunkConsumer, self.consumer)
@@ -179,7 +186,7 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 def _default_processor(settings: Settings) -> Processor:
-    from processors.processor import Processor as Default  # here: what it imports is not needed to load the app
+    from processors.processor import Processor as Default  # noqa: PLC0415 - only a worker that runs needs all of that
 
     return Default(settings)
 

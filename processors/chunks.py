@@ -59,7 +59,7 @@ class ChunkSchema(Schema[None, Bundle]):
         """The function that Faust calls for each message."""
         create_event = app.create_event
 
-        async def decode(message: Message, *, propagate: bool = False) -> EventT[Any]:
+        async def decode(message: Message, **_: bool) -> EventT[Any]:
             return create_event(None, message.value, {}, message)
 
         return decode

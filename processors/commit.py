@@ -47,7 +47,7 @@ class Ledger:
         return self._in_flight
 
     def begin(self, generation: int) -> None:
-        """Start over with a new assignment: acknowledgements of chunks of earlier ones count for nothing from now on."""
+        """Start over with a new assignment: what belongs to earlier ones counts for nothing from now on."""
         self._generation = generation
         self._expected.clear()
         self._waiting.clear()

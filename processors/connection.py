@@ -1,11 +1,10 @@
 """How Faust reaches Kafka, from the settings: addresses, TLS, SASL."""
 
-import ssl
-
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.types.auth import CredentialsT
 
 from processors.transport import SCHEME
+from schemas.kafka import tls
 from schemas.settings import Settings
 
 
@@ -17,7 +16,7 @@ def broker_urls(settings: Settings) -> list[str]:
 def credentials(settings: Settings) -> CredentialsT | None:
     """Credentials for `settings`, None for a plain connection. Raises OSError or ssl.SSLError for unusable files."""
     protocol = settings.kafka_security_protocol
-    context = _tls(settings) if protocol in ("SSL", "SASL_SSL") else None
+    context = tls(settings) if protocol in ("SSL", "SASL_SSL") else None
     if protocol.startswith("SASL"):
         return SASLCredentials(
             username=settings.kafka_sasl_username,
@@ -26,10 +25,3 @@ def credentials(settings: Settings) -> CredentialsT | None:
             ssl_context=context,
         )
     return SSLCredentials(context) if context is not None else None
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile or None)
-    if settings.kafka_ssl_certfile:
-        context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile or None)
-    return context

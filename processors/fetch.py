@@ -20,7 +20,7 @@ class ChunkTaker:
     """One consumer's taker: knows from which partitions of the present assignment something was taken already."""
 
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
-        self._consumer = consumer
+        self._consumer: Any = consumer  # its parts are declared as missing until it starts; here it has
         self._assignment: Any = None
         self._begun: set[TP] = set()
 

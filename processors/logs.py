@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from typing import Any
 
 import structlog
@@ -18,6 +19,27 @@ _CHATTY = (
     "processors.table",
     "processors.transport",
 )
+
+REPEAT_AFTER_S = 10.0
+"""A library's line that was just logged is left out for so long: an outage makes aiokafka log 40 lines a second."""
+
+
+class OnceInAWhile(logging.Filter):
+    """Lets a line of a library through once in ``REPEAT_AFTER_S``; lines are the same if all but their values is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log `record`."""
+        if record.levelno >= logging.CRITICAL or not record.name.startswith(("aiokafka", "faust", "mode")):
+            return True
+        line, now = (record.name, str(record.msg)), time.monotonic()
+        if now < self._next.get(line, 0.0):
+            return False
+        self._next[line] = now + REPEAT_AFTER_S
+        return True
 
 
 def configure(settings: Settings) -> None:
@@ -53,3 +75,4 @@ def configure(settings: Settings) -> None:
         # Faust reports every step of a rebalance in tables of many lines; warnings are what an operator needs.
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
+        handler.addFilter(OnceInAWhile())

@@ -30,6 +30,14 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
+def _partition_for(record: Outgoing, partitions: int) -> int:
+    if record.partition is not None:
+        return record.partition
+    if record.key is not None:
+        return partition_of(record.key, partitions)
+    return random.randrange(partitions)  # noqa: S311 - any partition will do
+
+
 class BatchSender:
     """Sends through one shared producer, which must have ``acks=all`` and idempotence on."""
 
@@ -64,10 +72,9 @@ class BatchSender:
     async def _send_many(self, topic: str, records: Sequence[Outgoing]) -> None:
         partitions = len(await self._producer().partitions_for(topic))
         by_partition: dict[int, list[_Record]] = {}
-        for key, value, headers, partition in records:
-            if partition is None:
-                partition = random.randrange(partitions) if key is None else partition_of(key, partitions)
-            by_partition.setdefault(partition, []).append((key, value, list(headers)))
+        for record in records:
+            where = by_partition.setdefault(_partition_for(record, partitions), [])
+            where.append((record.key, record.value, list(record.headers)))
         await asyncio.gather(*(self._send_partition(topic, number, part) for number, part in by_partition.items()))
 
     async def _send_partition(

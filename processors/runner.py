@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 Outcome = bytes | BaseException | None
 """A job's results by handler as JSON, None where there are none, or the exception with which it failed."""
 
-_HALF_LIMIT_MIN_S = 1.0
+_LEAST_LIMIT = 1 / 20  # of the first call's, for the smallest part
 _SEARCH_LIMITS = 4  # the whole search for what hangs may take so many times the limit of one call
 _BEAT_S = 5.0
 
@@ -65,8 +65,7 @@ class Runner:
                     _fill(outcomes, numbers, undo.results)
                     search.again([n for n, result in zip(numbers, undo.results, strict=True) if not _failed(result)])
                 except BaseException as error:
-                    if not _is_events_fault(error):
-                        raise
+                    _raise_what_is_no_events_fault(error)
                     if not search.halve(numbers, limit_s, error):
                         outcomes[numbers[0]] = error
                 else:
@@ -107,8 +106,7 @@ class Runner:
                 async with _savepoint(connection, limit_s):
                     await finished([finishes[number] for number in numbers], connection)
             except BaseException as error:
-                if not _is_events_fault(error):
-                    raise
+                _raise_what_is_no_events_fault(error)
                 if search.is_over() or not search.halve(numbers, limit_s, error):
                     ids = [str(finishes[number].job.id) for number in numbers]
                     log.exception("a handler failed at finished events", ids=ids)
@@ -145,7 +143,7 @@ class _Search:
         if len(numbers) == 1:
             return False
         if isinstance(error, TimeoutError):
-            limit_s = min(limit_s, max(limit_s / 2, _HALF_LIMIT_MIN_S))
+            limit_s = max(limit_s / 2, self._limit_s * _LEAST_LIMIT)
         middle = len(numbers) // 2
         self.pending += [(numbers[middle:], limit_s), (numbers[:middle], limit_s)]
         return True
@@ -180,18 +178,21 @@ async def _beating(alive: Callable[[], None]) -> AsyncIterator[None]:
         task.cancel()
 
 
-def _is_events_fault(error: BaseException) -> bool:
-    """Whether an event is to blame, rather than Postgres, or whoever stops this worker."""
+def _raise_what_is_no_events_fault(error: BaseException) -> None:
+    """Return where an event is to blame, rather than Postgres, or whoever stops this worker."""
+    if isinstance(error, KeyboardInterrupt | GeneratorExit | TransactionEndedError):
+        raise error
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
-        return task is not None and not task.cancelling()  # else the handler's own word, not a request to stop
-    if isinstance(error, KeyboardInterrupt | GeneratorExit | TransactionEndedError):
-        return False
-    return not _has_transient(error)
+        if task is None or task.cancelling():  # else the handler's own word, not a request to stop
+            raise error
+    transient = _transient_behind(error)
+    if transient is not None:
+        raise transient
 
 
-def _has_transient(error: BaseException) -> bool:
-    """Whether a fault of Postgres is behind `error`, also where a handler wrapped it into an exception of its own."""
+def _transient_behind(error: BaseException) -> BaseException | None:
+    """The fault of Postgres behind `error`, also where a handler wrapped it into an exception of its own."""
     seen: set[int] = set()
     around: list[BaseException | None] = [error]
     while around:
@@ -199,11 +200,11 @@ def _has_transient(error: BaseException) -> bool:
         if one is None or id(one) in seen:
             continue
         if is_transient(one):
-            return True
+            return one
         seen.add(id(one))
         around += [one.__cause__, None if one.__suppress_context__ else one.__context__]
         around += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-    return False
+    return None
 
 
 def _check_shape(name: str, results: Any, jobs: int) -> None:
@@ -223,8 +224,8 @@ def _stop_at_failures(results: Sequence[Any]) -> None:
         return
     failures = [result if _failed(result) else None for result in results]
     for failure in failures:
-        if failure is not None and _has_transient(failure):
-            raise failure
+        if failure is not None:
+            _raise_what_is_no_events_fault(failure)
     raise _Undo(failures)
 
 

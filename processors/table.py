@@ -59,7 +59,7 @@ class DedupeStore(Store[bytes, bytes]):
             entries = ((record.key, record.value) for record in chunk.records if record.key is not None)
             try:
                 self.kept.put_many(chunk.tp.partition, entries, chunk.end - 1)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - Faust would log it, and take the entries as read
                 exits.leave(exits.TABLE, f"the table cannot be recovered: {error}")
             self.on_progress()
 
@@ -97,7 +97,7 @@ class DedupeTable(faust.Table[bytes, bytes]):
 
     def _new_store_by_url(self, url: str | URL) -> DedupeStore:
         store = DedupeStore(url, self.app, self, table_name=self.name, loop=self.loop)
-        store.on_progress = self._on_progress  # type: ignore[method-assign]
+        store.on_progress = self._on_progress
         return store
 
     @property

@@ -151,7 +151,7 @@ class RocksStore:
         """See :class:`TableStore`. What cannot be written is read from the changelog again at the next start."""
         try:
             self._db.flush()
-        except Exception as error:  # as above; closing goes on, since nothing is lost by it
+        except Exception as error:  # noqa: BLE001 - as above; closing goes on, since nothing is lost by it
             _log.warning("table store not flushed: %s", error)
         self._db.close()
 

@@ -32,7 +32,7 @@ BUNDLES_IN_FLIGHT_MAX = 2
 POLL_S = 0.2
 """Longest wait for records before the loop looks again at what changed around it."""
 FETCH_WAIT_MS = 100
-"""How long a broker holds a fetch with nothing to give. While one is out, no newly drained partition can be asked for."""
+"""How long a broker holds a fetch with nothing to give. While one is out, newly drained partitions wait for it."""
 PARTITION_FETCH_BYTES = 2 * 1024 * 1024
 RECOVERY_RECORDS_MAX = 20_000
 """Most changelog records applied to the table at once while it recovers."""
@@ -110,7 +110,7 @@ class ChunkConsumer(driver.Consumer):
             exits.leave(exits.KAFKA, str(error))
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a worker that consumes nothing must not live on, whatever it was
             exits.leave(exits.KAFKA, f"consuming failed: {error!r}", error)
 
     async def _next_chunks(self) -> list[Chunk]:
@@ -264,7 +264,7 @@ class ChunkTransport(driver.Transport):
 
 
 def _leave_unconnected(transport: TransportT, error: KafkaError) -> NoReturn:
-    servers = ", ".join(driver.server_list(transport.url, transport.default_port))
+    servers = ", ".join(driver.server_list(transport.url, driver.Transport.default_port))
     exits.leave(exits.KAFKA, f"cannot connect to Kafka at {servers}: {error}")
 
 

@@ -23,15 +23,20 @@ def connection(settings: Settings) -> dict[str, Any]:
         "metadata_max_age_ms": 60_000,
     }
     if "SSL" in settings.kafka_security_protocol:
-        context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile or None)
-        if settings.kafka_ssl_certfile:
-            context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile or None)
-        given["ssl_context"] = context
+        given["ssl_context"] = tls(settings)
     if "SASL" in settings.kafka_security_protocol:
         given["sasl_mechanism"] = settings.kafka_sasl_mechanism
         given["sasl_plain_username"] = settings.kafka_sasl_username
         given["sasl_plain_password"] = settings.kafka_sasl_password
     return given
+
+
+def tls(settings: Settings) -> ssl.SSLContext:
+    """What a connection with TLS needs. Raises OSError or ssl.SSLError for files that cannot be used."""
+    context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile or None)
+    if settings.kafka_ssl_certfile:
+        context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile or None)
+    return context
 
 
 def producing(settings: Settings) -> dict[str, Any]:

@@ -6,20 +6,9 @@ from uuid import UUID
 import click
 import msgspec
 
-from deploy import api_keys, state
+from deploy import api_keys
 from deploy.commands import options
 from schemas.keys import SCOPES
-from schemas.settings import load
-
-_DATABASE = click.option("--database-url", help="[default: the running stack's, or HEADRACE_DATABASE_URL]")
-
-
-def _url(data: Path, database_url: str | None) -> str:
-    """The database named, or the one of the stack that runs on `data`, or the environment's."""
-    if database_url:
-        return database_url
-    found = state.load(data)
-    return found.database_url if found and found.supervisor.process() else load().database_url
 
 
 @click.group()
@@ -32,7 +21,7 @@ def keys() -> None:
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="Repeatable.  [default: all]")
 @click.option("--program", "programs", multiple=True, type=click.UUID, help="Restrict to a program; repeatable.")
 @options.DATA
-@_DATABASE
+@options.DATABASE
 @options.JSON
 def create(
     *,
@@ -44,17 +33,17 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a key. It is shown now and never again."""
-    text = api_keys.create(_url(data, database_url), name, scopes or SCOPES, programs)
+    text = api_keys.create(options.database(data, database_url), name, scopes or SCOPES, programs)
     click.echo(msgspec.json.encode({"name": name, "api_key": text}).decode() if as_json else text)
 
 
 @keys.command("list")
 @options.DATA
-@_DATABASE
+@options.DATABASE
 @options.JSON
 def list_(*, data: Path, database_url: str | None, as_json: bool) -> None:
     """List the keys, without their secrets."""
-    found = api_keys.all_keys(_url(data, database_url))
+    found = api_keys.all_keys(options.database(data, database_url))
     if as_json:
         click.echo(msgspec.json.encode({"keys": [key._asdict() for key in found]}).decode())
         return
@@ -67,7 +56,7 @@ def list_(*, data: Path, database_url: str | None, as_json: bool) -> None:
 @keys.command()
 @click.argument("key", metavar="ID|KEY")
 @options.DATA
-@_DATABASE
+@options.DATABASE
 def revoke(*, key: str, data: Path, database_url: str | None) -> None:
     """Revoke a key, named by its id in the list or by its text."""
-    click.echo(f"revoked: {api_keys.revoke(_url(data, database_url), key)}")
+    click.echo(f"revoked: {api_keys.revoke(options.database(data, database_url), key)}")

@@ -57,6 +57,7 @@ async def busy(_: Request) -> Response:
 
 APP = Starlette(
     routes=[
+        Route("/refuse/all", fine, methods=["POST"]),
         Route("/refuse/{code}", refuse, methods=["GET"]),
         Route("/fields", refuse_fields, methods=["GET"]),
         Route("/break", break_down, methods=["GET"]),
@@ -135,6 +136,11 @@ async def test_other_methods_are_told_all_that_are_allowed() -> None:
     answer = await CLIENT.request("DELETE", "/fine")
     assert (answer.status, answer.code) == (405, "method_not_allowed")
     assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+
+
+async def test_a_route_that_takes_the_same_path_for_an_id_is_not_meant() -> None:
+    answer = await CLIENT.request("OPTIONS", "/refuse/all")
+    assert answer.headers["allow"] == "OPTIONS, POST"
 
 
 async def test_options() -> None:

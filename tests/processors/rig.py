@@ -1,4 +1,4 @@
-"""Real topics on the tests' Kafka, and worker processes that record what they process, for the tests of the transport."""
+"""Real topics on the tests' Kafka, and worker processes that record what they process."""
 
 import asyncio
 import os
@@ -55,7 +55,7 @@ class Rig:
         try:
             configs = {self.changelog: {"cleanup.policy": "compact"}}
             wanted = [NewTopic(name, self.partitions, 1, topic_configs=configs.get(name, {})) for name in names]
-            response = await admin.create_topics(wanted)
+            response: Any = await admin.create_topics(wanted)
             assert [code for _, code, *_ in response.topic_errors] == [0] * len(wanted), response
         finally:
             await admin.close()
@@ -68,11 +68,9 @@ class Rig:
             await admin.start()
             try:
                 await admin.delete_topics([self.changelog])
-                while self.changelog in await admin.list_topics():
-                    await asyncio.sleep(0.1)
             finally:
                 await admin.close()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)  # until the broker has let go of the name
             await self._create([self.changelog])
 
         _run(recreate())
@@ -176,6 +174,15 @@ class Rig:
         """The distinct values processed so far."""
         return {int(row.value) for row in self.rows()}
 
+    def wait_for_rows(self, count: int) -> None:
+        """Wait until `count` records were processed, the same ones again included."""
+        self.wait(lambda: len(self.rows()) >= count, f"{count} rows")
+
+    def wait_for_commit(self) -> None:
+        """Wait until all that is in the first source is committed."""
+        topic = self.sources[0]
+        self.wait(lambda: self.committed(topic) == self.ends(topic), "all committed")
+
     def wait_for_values(self, count: int) -> None:
         """Wait until values 0 … `count - 1` are processed."""
         self.wait(lambda: len(self.values()) >= count, f"{count} values processed")
@@ -204,7 +211,7 @@ def assert_in_order(rows: Iterable[Row], *, restarts: int) -> None:
     assert all(times <= restarts for times in back.values()), back
 
 
-def _producer(kafka: str) -> Any:
+def _producer(kafka: str) -> AIOKafkaProducer:
     return AIOKafkaProducer(bootstrap_servers=kafka, acks="all", enable_idempotence=True, linger_ms=5)
 
 

@@ -35,7 +35,7 @@ def test_everything_arrives_once_in_order_from_both_sources(rig: Rig) -> None:
 def test_a_clean_stop_finishes_the_chunk_and_commits_exactly_what_is_done(rig: Rig) -> None:
     rig.fill(0, 4_000)
     rig.start(TEST_CHUNK_DELAY_S="1")
-    rig.wait(lambda: len(rig.rows()) >= 400, "400 rows")
+    rig.wait_for_rows(400)
     time.sleep(0.2)  # the next chunk is in work for a second
     before = len(rig.rows())
 
@@ -44,7 +44,7 @@ def test_a_clean_stop_finishes_the_chunk_and_commits_exactly_what_is_done(rig: R
     assert time.monotonic() - begun < 10
     assert len(rig.rows()) == before + 200
 
-    done = {number: 0 for number in range(rig.partitions)}
+    done = dict.fromkeys(range(rig.partitions), 0)
     for row in rig.rows():
         done[row.partition] = row.offset + 1
     assert rig.committed(rig.sources[0]) == done
@@ -60,7 +60,7 @@ def test_a_commit_never_passes_a_chunk_in_work(rig: Rig) -> None:
     rig.start(TEST_CHUNK_DELAY_S="1.2")  # longer than the pause between commits
     for _ in range(8):
         committed = rig.committed(rig.sources[0])  # read before the rows: they can only be further
-        done = {number: 0 for number in range(rig.partitions)}
+        done = dict.fromkeys(range(rig.partitions), 0)
         for row in rig.rows():
             done[row.partition] = row.offset + 1
         assert all(committed[number] <= done[number] for number in done), (committed, done)
@@ -77,7 +77,7 @@ def test_killed_in_mid_drain_it_loses_nothing_and_keeps_order(rig: Rig) -> None:
     for number in range(kills):
         rig.start(TEST_CHUNK_DELAY_S="0.02")
         target = (number + 1) * 3_000
-        rig.wait(lambda target=target: len(rig.rows()) >= target, f"{target} rows")
+        rig.wait_for_rows(target)
         rig.kill()
     rig.start()
     rig.wait_for_values(20_000)
@@ -101,7 +101,7 @@ def test_a_lone_record_is_processed_within_milliseconds(rig: Rig) -> None:
     for number in range(30):
         sent_us[number] = time.time_ns() // 1000
         rig.fill(number, 1)
-        rig.wait(lambda number=number: number in rig.values(), f"value {number}")
+        rig.wait_for_values(number + 1)
     took_ms = sorted((row.time_us - sent_us[int(row.value)]) / 1000 for row in rig.rows())
     assert took_ms[15] < 60, took_ms  # connecting a producer included
 

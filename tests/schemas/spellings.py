@@ -193,7 +193,7 @@ def faults(text: str, root: str = "event_data") -> set[Fault]:
     try:
         value = parse(text)
     except ArithmeticError:  # an exponent beyond what even Decimal can hold
-        value = json.loads(text, object_pairs_hook=Pairs, parse_int=str, parse_float=_number_or_infinity)
+        value = json.loads(text, object_pairs_hook=Pairs, parse_int=Decimal, parse_float=_number_or_infinity)
     return set(_faults(value, root, 1))
 
 

@@ -1,0 +1,319 @@
+"""Claims on the real Postgres: whoever races whom, each key has one owner, and no outage holds a request for long."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+
+import psycopg
+import pytest
+
+from gateway import claims as module
+from gateway.claims import Claim, Claims, ClaimsUnavailableError
+from gateway.database import Pool, make_pool
+from gateway.ingest import PENDING, Owner
+from schemas.settings import Settings
+from tests.gateway.proxy import Proxy, proxied
+from tests.gateway.rows import event_row, insert_events
+
+pytestmark = pytest.mark.anyio
+
+TIMEOUT_S = 1.0
+SLACK_S = 1.0
+RECORD = b'{"record":1}'
+
+
+def new_ids(count: int) -> list[bytes]:
+    return [uuid.uuid4().bytes for _ in range(count)]
+
+
+def claim_of(id_: bytes, fingerprint: int, record: bytes = RECORD) -> Claim:
+    return Claim(id_, fingerprint.to_bytes(16, "big"), 3, record)
+
+
+@asynccontextmanager
+async def pool_at(url: str, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Pool]:
+    pool = make_pool(Settings(database_url=url, database_timeout_s=timeout_s, database_pool_max=4))
+    await pool.open()
+    try:
+        yield pool
+    finally:
+        await pool.close(timeout=2)
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    async with pool_at(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def two_gateways(database_url: str) -> AsyncIterator[list[Claims]]:
+    async with pool_at(database_url, 10) as one, pool_at(database_url, 10) as other:
+        yield [Claims(one, 10), Claims(other, 10)]
+
+
+def stored(database_url: str, ids: list[bytes]) -> dict[bytes, bytes]:
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute(
+            "select id, fingerprint from headrace.claims where id = any(%s::uuid[])", ([each.hex() for each in ids],)
+        ).fetchall()
+    return {id_.bytes: fingerprint.bytes for id_, fingerprint in rows}
+
+
+async def test_first_claim_owns_and_is_kept_with_its_record(pool: Pool, database_url: str) -> None:
+    ids = new_ids(3)
+    claims = [claim_of(id_, number, f'{{"n":{number}}}'.encode()) for number, id_ in enumerate(ids)]
+    assert await Claims(pool, TIMEOUT_S).claim(claims) == {each.id: Owner(each.fingerprint, PENDING) for each in claims}
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute(
+            "select id, fingerprint, kafka_partition, record from headrace.claims where id = any(%s::uuid[])",
+            ([each.hex() for each in ids],),
+        ).fetchall()
+    assert {(row[0].bytes, row[1].bytes, row[2], bytes(row[3])) for row in rows} == {
+        (each.id, each.fingerprint, 3, each.record) for each in claims
+    }
+
+
+async def test_nothing_to_claim_asks_nobody(pool: Pool) -> None:
+    assert await Claims(pool, TIMEOUT_S).claim([]) == {}
+
+
+async def test_a_later_claim_learns_of_the_owner(pool: Pool) -> None:
+    (id_,) = new_ids(1)
+    await Claims(pool, TIMEOUT_S).claim([claim_of(id_, 1)])
+    for fingerprint in (1, 2):
+        owners = await Claims(pool, TIMEOUT_S).claim([claim_of(id_, fingerprint)])
+        assert owners == {id_: Owner((1).to_bytes(16, "big"), PENDING)}
+
+
+async def test_requests_that_share_a_statement_share_its_owners(pool: Pool) -> None:
+    (id_,) = new_ids(1)
+    claims = Claims(pool, TIMEOUT_S)
+    answers = await asyncio.gather(*[claims.claim([claim_of(id_, number)]) for number in range(20)])
+    assert {answer[id_] for answer in answers} == {Owner((0).to_bytes(16, "big"), PENDING)}
+
+
+async def test_processed_events_give_their_owner_and_status(pool: Pool, database_url: str) -> None:
+    rows = [event_row(status=status) for status in ("COMPLETED", "FAILED", "PROCESSING")]
+    insert_events(database_url, rows)
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute(
+            "select id, fingerprint, status::text from headrace.events where id = any(%s)",
+            ([row["id"] for row in rows],),
+        ).fetchall()
+    assert {status for _, _, status in found} == {"COMPLETED", "FAILED", "PROCESSING"}
+    (fresh,) = new_ids(1)
+    asked = [claim_of(id_.bytes, 99) for id_, _, _ in found] + [claim_of(fresh, 5)]
+    owners = await Claims(pool, TIMEOUT_S).claim(asked)
+    expected = {id_.bytes: Owner(fingerprint.bytes, status) for id_, fingerprint, status in found}
+    assert owners == expected | {fresh: Owner((5).to_bytes(16, "big"), PENDING)}
+    assert stored(database_url, [each.id for each in asked]).keys() == {fresh}  # what is final needs no claim
+
+
+async def test_two_gateways_racing_agree_on_one_owner_each(two_gateways: list[Claims], database_url: str) -> None:
+    """Traps (a) and (b): whole sets in opposite orders, hundreds of times, without a deadlock or a wrong word."""
+    rng = random.Random(4)  # noqa: S311 - repeatable, not secret
+    ids = new_ids(200)
+
+    async def sender(number: int) -> list[dict[bytes, Owner]]:
+        answers = []
+        for start in range(0, len(ids), 50):
+            chunk = ids[start : start + 50]
+            rng.shuffle(chunk)
+            answers.append(await two_gateways[number % 2].claim([claim_of(id_, number) for id_ in chunk]))
+        return answers
+
+    answers = [answer for answers in await asyncio.gather(*map(sender, range(8))) for answer in answers]
+    kept = stored(database_url, ids)
+    assert kept.keys() == set(ids)
+    for answer in answers:
+        assert {id_: owner.fingerprint for id_, owner in answer.items()} == {id_: kept[id_] for id_ in answer}
+
+
+async def test_the_loser_of_a_race_asks_again(pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap (b), by hand: the winner commits while the loser's statement waits for it, after its snapshot."""
+    (id_,) = new_ids(1)
+    asked = []
+
+    async def counted(*arguments: object) -> list[tuple[int, uuid.UUID | None, str | None]]:
+        asked.append(arguments)
+        return await rows(*arguments)  # type: ignore[arg-type]
+
+    claims = Claims(pool, 5)
+    rows = claims._rows  # noqa: SLF001
+    monkeypatch.setattr(claims, "_rows", counted)
+    async with await psycopg.AsyncConnection.connect(database_url) as winner:
+        await winner.execute(
+            "insert into headrace.claims (id, fingerprint, kafka_partition, record) values (%s, %s, 0, '')",
+            (uuid.UUID(bytes=id_), uuid.UUID(int=77)),
+        )
+        loser = asyncio.create_task(claims.claim([claim_of(id_, 1)]))
+        await until_waiting(database_url)
+        assert not loser.done()
+        await winner.commit()
+        assert await loser == {id_: Owner((77).to_bytes(16, "big"), PENDING)}
+    assert len(asked) == 2
+
+
+async def test_the_winner_that_rolls_back_leaves_the_key(pool: Pool, database_url: str) -> None:
+    (id_,) = new_ids(1)
+    async with await psycopg.AsyncConnection.connect(database_url) as winner:
+        await winner.execute(
+            "insert into headrace.claims (id, fingerprint, kafka_partition, record) values (%s, %s, 0, '')",
+            (uuid.UUID(bytes=id_), uuid.UUID(int=77)),
+        )
+        loser = asyncio.create_task(Claims(pool, 5).claim([claim_of(id_, 1)]))
+        await until_waiting(database_url)
+        await winner.rollback()
+        assert await loser == {id_: Owner((1).to_bytes(16, "big"), PENDING)}
+
+
+async def until_waiting(database_url: str) -> None:
+    """Until a statement waits for another's transaction."""
+    query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like %s"
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        for _ in range(500):
+            row = await (await connection.execute(query, ("%headrace.claims%",))).fetchone()
+            if row and row[0]:
+                return
+            await asyncio.sleep(0.01)
+    pytest.fail("no statement waits for the winner")
+
+
+async def test_ids_are_asked_for_in_order(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap (a): two statements with the same ids in two orders would wait for each other."""
+    asked: list[list[bytes]] = []
+
+    def spy(claims: list[Claim]) -> dict[str, bytes | str]:
+        asked.append([claim.id for claim in claims])
+        return parameters(claims)
+
+    parameters = module._parameters  # noqa: SLF001
+    monkeypatch.setattr(module, "_parameters", spy)
+    await Claims(pool, TIMEOUT_S).claim([claim_of(id_, 1) for id_ in new_ids(100)])
+    assert asked == [sorted(asked[0])]
+
+
+async def test_a_flood_is_cut_into_statements(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def spy(claims: list[Claim]) -> dict[str, bytes | str]:
+        sizes.append(len(claims))
+        return parameters(claims)
+
+    parameters = module._parameters  # noqa: SLF001
+    monkeypatch.setattr(module, "_parameters", spy)
+    claims = Claims(pool, 10)
+    requests = [[claim_of(id_, 1) for id_ in new_ids(100)] for _ in range(50)]
+    answers = await asyncio.gather(*map(claims.claim, requests))
+    assert all(answer.keys() >= {claim.id for claim in asked} for asked, answer in zip(requests, answers, strict=True))
+    assert sum(sizes) == 5_000
+    assert max(sizes) <= 2_000
+
+
+async def test_large_records_of_many_requests_are_claimed_in_time(pool: Pool) -> None:
+    """The largest bodies, twenty at once: no statement may carry them all."""
+    claims = Claims(pool, 5)
+    record = random.Random(1).randbytes(65_000)  # noqa: S311 - only large
+    requests = [[claim_of(id_, 1, record) for id_ in new_ids(100)] for _ in range(8)]
+    answers = await asyncio.gather(*map(claims.claim, requests))
+    assert sum(len(answer) for answer in answers) >= 800
+
+
+async def refused_after(claims: Claims) -> float:
+    begun_at = monotonic()
+    with pytest.raises(ClaimsUnavailableError):
+        await claims.claim([claim_of(id_, 1) for id_ in new_ids(2)])
+    return monotonic() - begun_at
+
+
+async def until_claiming(claims: Claims) -> float:
+    begun_at = monotonic()
+    while monotonic() - begun_at < 10:
+        try:
+            await claims.claim([claim_of(id_, 1) for id_ in new_ids(2)])
+        except ClaimsUnavailableError:
+            await asyncio.sleep(0.05)
+        else:
+            return monotonic() - begun_at
+    pytest.fail("claims did not recover")
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
+    async with proxied(database_url) as listening:
+        yield listening
+
+
+async def test_a_deaf_postgres_costs_one_timeout_and_later_requests_nothing(proxy: Proxy) -> None:
+    async with pool_at(proxy.url) as pool:
+        claims = Claims(pool, TIMEOUT_S)
+        await until_claiming(claims)
+        proxy.set_deaf(True)
+        waiting = [asyncio.create_task(refused_after(claims)) for _ in range(5)]
+        await asyncio.sleep(TIMEOUT_S / 2)
+        waiting += [asyncio.create_task(refused_after(claims)) for _ in range(5)]
+        assert max(await asyncio.gather(*waiting)) < TIMEOUT_S + SLACK_S
+        assert await refused_after(claims) < 0.1
+        await asyncio.sleep(1.1)  # one request tries again, the others do not wait for it
+        trial = asyncio.create_task(refused_after(claims))
+        await asyncio.sleep(0.1)
+        assert await refused_after(claims) < 0.1
+        assert await trial < TIMEOUT_S + SLACK_S
+        proxy.set_deaf(False)
+        assert await until_claiming(claims) < 4
+
+
+async def test_a_postgres_that_is_gone_is_found_again(proxy: Proxy) -> None:
+    async with pool_at(proxy.url) as pool:
+        claims = Claims(pool, TIMEOUT_S)
+        await until_claiming(claims)
+        await proxy.cut()
+        assert await refused_after(claims) < TIMEOUT_S + SLACK_S
+        assert await refused_after(claims) < 0.1
+        await proxy.listen()
+        assert await until_claiming(claims) < 4
+
+
+async def test_a_locked_table_is_waited_for_no_longer_than_the_timeout(pool: Pool, database_url: str) -> None:
+    claims = Claims(pool, TIMEOUT_S)
+    async with await psycopg.AsyncConnection.connect(database_url) as locking:
+        await locking.execute("lock table headrace.claims in access exclusive mode")
+        assert await refused_after(claims) < TIMEOUT_S + SLACK_S
+        await locking.rollback()
+    assert await until_claiming(claims) < 3
+
+
+async def test_an_exhausted_pool_is_waited_for_no_longer_than_the_timeout(database_url: str) -> None:
+    async with pool_at(database_url) as pool:
+        claims = Claims(pool, TIMEOUT_S)
+        taken = [await pool.getconn() for _ in range(4)]
+        assert await refused_after(claims) < TIMEOUT_S + SLACK_S
+        for connection in taken:
+            await pool.putconn(connection)
+        assert await until_claiming(claims) < 3
+
+
+async def test_a_request_that_leaves_takes_nobody_along(pool: Pool) -> None:
+    claims = Claims(pool, TIMEOUT_S)
+    leaving, staying = new_ids(2)
+    first = asyncio.create_task(claims.claim([claim_of(leaving, 1)]))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await claims.claim([claim_of(staying, 2)]) is not None
+    assert (await claims.claim([claim_of(leaving, 3)]))[leaving] == Owner((1).to_bytes(16, "big"), PENDING)
+
+
+async def test_a_defect_reaches_the_requests_that_wait(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: list[Claim]) -> dict[str, bytes | str]:
+        raise RuntimeError("a defect")
+
+    claims = Claims(pool, TIMEOUT_S)
+    monkeypatch.setattr(module, "_parameters", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        await asyncio.wait_for(claims.claim([claim_of(id_, 1) for id_ in new_ids(1)]), 5)
+    monkeypatch.undo()
+    assert await until_claiming(claims) < 1

@@ -1,0 +1,96 @@
+"""Who is who: the first event that names an external id decides, whatever the chunks."""
+
+import random
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from processors.handlers.participants import participants
+from processors.handling import Job
+from schemas.event import EventReader
+from tests.processors.lab import payload, rows
+
+pytestmark = pytest.mark.anyio
+
+READER = EventReader(1_000)
+
+
+def _job(program: str, **fields: Any) -> Job:
+    return Job(READER.read(payload(program, str(uuid.uuid4()), **fields)), 1, datetime.now(UTC))
+
+
+async def _handle(database_url: str, *jobs: Job) -> list[str | None]:
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        results = await participants(jobs, connection)
+    return [None if result is None else result["participant_id"] for result in results]
+
+
+def _known(database_url: str, program: str) -> dict[str | None, str]:
+    query = "select external_id, participant_id::text from headrace.participants where program_id = %s"
+    return dict(rows(database_url, query, program))  # type: ignore[arg-type]
+
+
+async def test_an_external_id_alone_is_given_one_participant_for_good(database_url: str, program_id: str) -> None:
+    one, two, *_ = await _handle(database_url, *(_job(program_id, external_id=name) for name in "aba"))
+    assert one != two
+    assert await _handle(database_url, _job(program_id, external_id="b"), _job(program_id, external_id="a")) == [two, one]
+    other = str(uuid.uuid4())
+    assert await _handle(database_url, _job(other, external_id="a")) != [one]
+    assert _known(database_url, program_id) == {"a": one, "b": two}
+
+
+async def test_the_first_event_with_both_decides(database_url: str, program_id: str) -> None:
+    first, second = str(uuid.uuid4()), str(uuid.uuid4())
+    both = [_job(program_id, external_id="a", participant_id=id_) for id_ in (first, second)]
+    assert await _handle(database_url, *both, _job(program_id, external_id="a")) == [None, None, first]
+    assert await _handle(database_url, both[1], _job(program_id, external_id="a")) == [None, first]
+    assert _known(database_url, program_id)["a"] == first
+
+
+async def test_a_participant_without_a_name_gets_the_first_that_it_is_called_by(
+    database_url: str, program_id: str
+) -> None:
+    id_ = str(uuid.uuid4())
+    assert await _handle(database_url, _job(program_id, external_id=None, participant_id=id_)) == [None]
+    assert _known(database_url, program_id) == {None: id_}
+    await _handle(database_url, _job(program_id, external_id="a", participant_id=id_))
+    await _handle(database_url, _job(program_id, external_id="b", participant_id=id_))
+    assert _known(database_url, program_id)["a"] == id_
+
+
+async def test_who_is_who_does_not_depend_on_the_chunks(database_url: str) -> None:
+    rng = random.Random(7)  # noqa: S311 - repeatable, not secret
+    fields = []
+    for _ in range(60):
+        name = rng.choice("abcdef")
+        fields.append({"external_id": name, "participant_id": str(uuid.uuid5(uuid.NAMESPACE_DNS, name))})
+        if rng.random() < 0.5:
+            fields[-1]["participant_id"] = str(uuid.UUID(int=rng.getrandbits(128)))
+        if rng.random() < 0.5:
+            del fields[-1]["participant_id"]
+    decided = []
+    for size in (1, 7, 60):
+        program = str(uuid.uuid4())
+        jobs = [_job(program, **one) for one in fields]
+        results: list[str | None] = []
+        for at in range(0, len(jobs), size):
+            results += await _handle(database_url, *jobs[at : at + size])
+        known = {name: id_ for name, id_ in _known(database_url, program).items() if name is not None}
+        named = {one["external_id"]: one.get("participant_id") for one in reversed(fields)}
+        assert {name: id_ for name, id_ in known.items() if named[name]} == {k: v for k, v in named.items() if v}
+        assert all(
+            result == known[one["external_id"]]
+            for one, result in zip(fields, results, strict=True)
+            if "participant_id" not in one
+        )
+        decided.append({name: id_ for name, id_ in known.items() if named[name]})
+    assert decided[0] == decided[1] == decided[2]
+
+
+async def test_strange_names_are_kept(database_url: str, program_id: str) -> None:
+    names = ['"', "\\", "{a,b}", "null", " ", "😀" * 255, "a'b", "%s"]
+    await _handle(database_url, *(_job(program_id, external_id=name) for name in names))
+    assert _known(database_url, program_id).keys() == set(names)

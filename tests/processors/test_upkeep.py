@@ -1,0 +1,223 @@
+"""What a worker does beside its chunks: due retries are sent, claims end when they may, progress is told."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from processors.database import Database
+from processors.ports import Context, Outgoing
+from processors.producer import ProduceError
+from processors.upkeep import Upkeep
+from schemas import topics
+from schemas.kafka import partition_of
+from schemas.settings import Settings
+from tests.conftest import PARTITIONS
+from tests.processors.lab import LEDGER, Partition, Remembering, bench, payload, rows
+from tests.stack import Stack, wait_until
+
+pytestmark = pytest.mark.anyio
+
+GRACE_S = 1.0
+TTL_S = 600
+
+
+class Failing(Remembering):
+    """A producer that fails so many times before it works."""
+
+    def __init__(self, errors: Sequence[Exception]) -> None:
+        super().__init__()
+        self.errors = list(errors)
+
+    async def send_many(self, topic: str, records: Sequence[Outgoing]) -> None:
+        if records and self.errors:
+            raise self.errors.pop(0)
+        await super().send_many(topic, records)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops that do not rest, and a short grace."""
+    for name, value in {"RETRIES": 0.05, "PROGRESS": 0.05, "SWEEP": 0.05}.items():
+        monkeypatch.setattr(f"processors.upkeep._{name}_EVERY_S", value)
+    monkeypatch.setattr("processors.upkeep.CLAIM_GRACE_S", GRACE_S)
+
+
+@asynccontextmanager
+async def upkeep(stack: Stack, producer: Remembering | None = None) -> AsyncIterator[Remembering]:
+    """The upkeep of one worker; no other runs."""
+    settings = Settings(kafka=stack.kafka, database_url=stack.database_url, claim_ttl_s=TTL_S, partitions=PARTITIONS)
+    database = Database(settings)
+    running = Upkeep(settings, database)
+    producer = producer or Remembering()
+    await database.start()
+    await running.start(Context(lambda _, ids: [None] * len(ids), producer, lambda: None))
+    try:
+        yield producer
+    finally:
+        await running.stop()
+        await database.stop()
+
+
+async def _until(condition: Callable[[], bool], what: str) -> None:
+    await asyncio.to_thread(wait_until, condition, what, 15)
+
+
+def _plan(database_url: str, due_in: str, sent: str = "null") -> str:
+    id_ = str(uuid.uuid4())
+    rows(
+        database_url,
+        f"""insert into headrace.retries (id, kafka_partition, program_id, attempt, not_before, sent_at, record)
+            values (%s, 0, %s, 3, now() + interval '{due_in}', {sent}, %s)""",  # noqa: S608 - of this file's words
+        id_,
+        id_,
+        id_.encode(),
+    )
+    return id_
+
+
+@pytest.mark.parametrize("errors", [[], [ProduceError("no"), RuntimeError("what nobody thought of"), ProduceError("no")]])
+async def test_due_retries_are_sent_once_and_again_when_nothing_comes_of_it(
+    bare_stack: Stack, quick: None, errors: list[Exception]
+) -> None:
+    url = bare_stack.database_url
+    rows(url, "delete from headrace.retries")
+    due, _ = _plan(url, "-1 second"), _plan(url, "1 hour")
+    lost, _ = _plan(url, "-1 hour", "now() - interval '61 seconds'"), _plan(url, "-1 hour", "now() - interval '30 seconds'")
+    async with upkeep(bare_stack, Failing(errors)) as producer:
+        await _until(lambda: len(producer.sent.get(topics.RETRY, [])) >= 2, "due retries sent")
+        await asyncio.sleep(0.3)
+    sent = {one.value: one for one in producer.sent[topics.RETRY]}
+    assert len(producer.sent[topics.RETRY]) == 2
+    assert sent.keys() == {due.encode(), lost.encode()}
+    for value, one in sent.items():
+        assert one.key == value
+        headers = dict(one.headers)
+        assert headers["attempt"] == b"3"
+        assert datetime.fromisoformat(headers["not-before"].decode()) < datetime.now(UTC)
+    unsent = rows(url, "select count(*) from headrace.retries where sent_at is null")
+    assert unsent == [(1,)]
+    rows(url, "delete from headrace.retries")
+
+
+async def test_a_retry_that_could_not_be_sent_stays_due(bare_stack: Stack, quick: None) -> None:
+    url = bare_stack.database_url
+    rows(url, "delete from headrace.retries")
+    id_ = _plan(url, "-1 second")
+    failing = Failing([ProduceError("no")] * 1_000)
+    async with upkeep(bare_stack, failing):
+        await _until(lambda: len(failing.errors) < 995, "tried some times")
+        assert rows(url, "select sent_at from headrace.retries where id = %s", id_) == [(None,)]
+    rows(url, "delete from headrace.retries")
+
+
+def _claim(url: str, id_: uuid.UUID, age: timedelta, partition: int) -> None:
+    rows(
+        url,
+        "insert into headrace.claims (id, fingerprint, kafka_partition, claimed_at, record) values (%s, %s, %s, %s, '')",
+        id_,
+        id_,
+        partition,
+        datetime.now(UTC) - age,
+    )
+
+
+def _claimed(url: str, ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    return {id_ for (id_,) in rows(url, "select id from headrace.claims where id = any(%s)", list(ids))}
+
+
+@contextlib.contextmanager
+def _partition(url: str, caught_up_at: str) -> Any:
+    """A partition that Kafka does not have, whose progress only this test tells."""
+    number = Partition().number
+    rows(
+        url,
+        f"insert into headrace.progress values ('events', %s, 5, 9, now(), {caught_up_at}, now())",  # noqa: S608
+        number,
+    )
+    yield number
+    rows(url, "delete from headrace.progress where kafka_partition = %s", number)
+
+
+async def test_a_claim_whose_event_never_came_is_freed_only_behind_the_processors(
+    bare_stack: Stack, quick: None
+) -> None:
+    url = bare_stack.database_url
+    old = timedelta(seconds=2 * TTL_S)
+    freed, lagging, late, young, unknown = (uuid.uuid4() for _ in range(5))
+    with (
+        _partition(url, "now()") as caught_up,
+        _partition(url, "'-infinity'") as behind,
+        _partition(url, f"now() - interval '{TTL_S + 60} seconds'") as was_caught_up,
+    ):
+        _claim(url, freed, old, caught_up)
+        _claim(url, lagging, old, behind)
+        _claim(url, late, old, was_caught_up)
+        _claim(url, young, timedelta(seconds=TTL_S - 60), caught_up)
+        _claim(url, unknown, old, Partition().number)
+        async with upkeep(bare_stack):
+            await _until(lambda: freed not in _claimed(url, [freed]), "the lost claim freed")
+            await asyncio.sleep(0.5)
+        assert _claimed(url, [freed, lagging, late, young, unknown]) == {lagging, late, young, unknown}
+
+
+async def test_a_claim_outlives_its_events_commit_by_the_grace(
+    bare_stack: Stack, tables: str, quick: None, program_id: str
+) -> None:
+    """A slow transaction's event appears long after the time it says: its claim must not end with its appearance."""
+    url = bare_stack.database_url
+    partition = Partition()
+    ids = partition.put_events(program_id, [{}, {}])
+    for id_ in ids:
+        _claim(url, id_, timedelta(minutes=5), partition.number)
+    async with bench(url, LEDGER) as lab, upkeep(bare_stack):
+        await lab.process(partition, partition.log[:1])
+        await _until(lambda: ids[0] not in _claimed(url, ids), "the finished event's claim freed")
+        assert ids[1] in _claimed(url, ids), "its event is not there yet"
+        with psycopg.connect(url) as slow:
+            slow.execute("create temporary table copied as select * from headrace.events where id = %s", [ids[0]])
+            slow.execute("update copied set id = %s, created_at = created_at - interval '1 hour'", [ids[1]])
+            slow.execute("insert into headrace.events select * from copied")
+            await asyncio.sleep(2 * GRACE_S)
+            slow.commit()
+        appeared = datetime.now(UTC)
+        await _until(lambda: ids[1] not in _claimed(url, ids), "the slow event's claim freed")
+        assert datetime.now(UTC) - appeared > timedelta(seconds=0.8 * GRACE_S)
+
+
+async def test_progress_and_lag_are_told(bare_stack: Stack, quick: None, program_id: str) -> None:
+    url = bare_stack.database_url
+    number = partition_of(program_id.encode(), PARTITIONS)
+    lag = """select end_offset, processed_offset, lag, seconds_behind from headrace.pipeline_lag
+             where topic = 'events' and kafka_partition = %s"""
+    caught_up = "select caught_up_at from headrace.progress where topic = 'events' and kafka_partition = %s"
+    bare_stack.start_worker()
+    async with AIOKafkaProducer(bootstrap_servers=bare_stack.kafka, acks="all") as kafka:
+        sent = [
+            await kafka.send_and_wait(topics.EVENTS, payload(program_id, f"k{at}"), program_id.encode()) for at in range(3)
+        ]
+        end = sent[-1].offset + 1
+        await _until(lambda: rows(url, lag, number) == [(end, end, 0, 0.0)], "caught up")
+        bare_stack.stop_worker()
+        stopped = datetime.now(UTC)
+        for at in range(3, 5):
+            await kafka.send_and_wait(topics.EVENTS, payload(program_id, f"k{at}"), program_id.encode())
+    async with upkeep(bare_stack):
+        await _until(lambda: rows(url, lag, number)[0][:3] == (end + 2, end, 2), "lag of two records")
+        ((before,),) = rows(url, caught_up, number)
+        await asyncio.sleep(0.3)
+        assert rows(url, caught_up, number) == [(before,)]
+        assert rows(url, lag, number)[0][3] > 0
+        assert rows(url, "select count(*) from headrace.pipeline_lag where kafka_partition < %s", PARTITIONS) == [
+            (2 * PARTITIONS,)
+        ]
+    bare_stack.start_worker()
+    await _until(lambda: rows(url, lag, number) == [(end + 2, end + 2, 0, 0.0)], "caught up again")
+    await _until(lambda: rows(url, caught_up, number)[0][0] > stopped, "and says since when")
