@@ -11,6 +11,7 @@ import msgspec
 from deploy.errors import DeployError
 from deploy.process import Identity
 from deploy.secret import write_secret
+from schemas.settings import Settings
 
 DEFAULT_DATA = Path(".headrace")
 
@@ -34,6 +35,18 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
     partitions: int
     processes: list[ProcessState]
+
+    def settings(self, given: Settings) -> Settings:
+        """The settings `given`, with this stack's Kafka and Postgres, as its own processes have them."""
+        brokers = sum(found.role == "kafka" for found in self.processes)
+        return msgspec.structs.replace(
+            given,
+            kafka=self.kafka,
+            kafka_security_protocol="PLAINTEXT",
+            database_url=self.database_url,
+            partitions=self.partitions,
+            replication_factor=max(1, brokers),
+        )
 
     def public(self, **more: str) -> dict[str, Any]:
         """As ``--json`` prints it."""

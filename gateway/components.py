@@ -6,6 +6,7 @@ import msgspec
 
 from gateway import events, ingest, problems, retrying, stats
 from gateway.batches import EVENTS_MAX
+from schemas import timestamps
 from schemas.event import Fields
 
 Schema: TypeAlias = dict[str, Any]
@@ -17,7 +18,7 @@ _UUID = {"type": "string", "format": "uuid"}
 _TIMESTAMP = {
     "type": "string",
     "format": "date-time",
-    "pattern": r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6}0*)?([Zz]|[+-]\d\d:\d\d)$",
+    "pattern": timestamps.PATTERN,
     "description": "RFC 3339 with an offset, microseconds at the finest, no leap second",
 }
 

@@ -18,7 +18,7 @@ from gateway.problems import ApiError, FieldError, field_error, in_one_line
 from schemas.errors import INVALID_REQUEST
 from schemas.event import NAME_CHARACTERS_MAX
 from schemas.identity import program
-from schemas.timestamps import read_timestamp
+from schemas.timestamps import PATTERN, read_timestamp
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
@@ -73,7 +73,7 @@ class Filter(NamedTuple):
 
 _UUID_SCHEMA = {"type": "string", "format": "uuid"}
 _NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": NAME_CHARACTERS_MAX}
-_INSTANT_SCHEMA = {"type": "string", "format": "date-time"}
+_INSTANT_SCHEMA = {"type": "string", "format": "date-time", "pattern": PATTERN}
 _STATUS_SCHEMA = {"type": "string", "enum": [*STATUSES]}
 _TYPE_SCHEMA = {"type": "string", "enum": [*EVENT_TYPES]}
 

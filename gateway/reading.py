@@ -16,6 +16,7 @@ from starlette.routing import Route
 from gateway.cursors import Position, Signer
 from gateway.database import Database
 from gateway.events import COLUMNS, FINAL_STATUSES, EventAnswer, EventPage, Pagination, from_claim, from_row
+from gateway import paths  # noqa: F401 - registers the convertor that the routes use
 from gateway.key import Key
 from gateway.problems import ApiError, field_error, in_one_line, unavailable
 from gateway.queries import page_sql, read_query, sort_instant
@@ -139,5 +140,5 @@ def routes() -> list[Route]:
     """The reading routes."""
     return [
         Route("/v1/events", list_events, methods=["GET"]),
-        Route("/v1/events/{id}", get_event, methods=["GET"]),
+        Route("/v1/events/{id:event_id}", get_event, methods=["GET"]),
     ]

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.database import DATABASE_FAULTS, Connection
+from gateway import paths  # noqa: F401 - registers the convertor that the routes use
 from gateway.key import Key
 from gateway.problems import ApiError, unavailable
 from schemas.errors import NOT_FOUND, NOT_RETRYABLE
@@ -120,4 +121,4 @@ def _not_retryable(status: str) -> ApiError:
 
 def routes() -> list[Route]:
     """The routes of this module."""
-    return [Route("/v1/events/{id}/retry", post_retry, methods=["POST"])]
+    return [Route("/v1/events/{id:event_id}/retry", post_retry, methods=["POST"])]

@@ -64,7 +64,7 @@ class Runner:
                 except _Undo as undo:
                     _fill(outcomes, numbers, undo.results)
                     search.again([n for n, result in zip(numbers, undo.results, strict=True) if not _failed(result)])
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - the handlers' code may raise anything
                     _raise_what_is_no_events_fault(error)
                     if not search.halve(numbers, limit_s, error):
                         outcomes[numbers[0]] = error

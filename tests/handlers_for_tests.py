@@ -20,7 +20,8 @@ Connection = AsyncConnection[Any]
 SCHEMA = """
 create schema if not exists tests;
 create table if not exists tests.ledger (
-    number bigint generated always as identity, event_id uuid not null, program_id uuid not null, attempt integer not null
+    number bigint generated always as identity,
+    event_id uuid not null, program_id uuid not null, attempt integer not null
 );
 create table if not exists tests.finished (event_id uuid not null, status text not null);
 create table if not exists tests.unique_late (word text, unique (word) deferrable initially deferred);
@@ -36,12 +37,13 @@ met: Counter[str] = Counter()
 async def ledger(jobs: Sequence[Job], connection: Connection) -> None:
     """Write a line per event: written twice, it shows."""
     await connection.execute(
-        "insert into tests.ledger (event_id, program_id, attempt) select * from unnest(%s::uuid[], %s::uuid[], %s::int[])",
+        """insert into tests.ledger (event_id, program_id, attempt)
+           select * from unnest(%s::uuid[], %s::uuid[], %s::int[])""",
         ([job.id for job in jobs], [job.program_id for job in jobs], [job.attempt for job in jobs]),
     )
 
 
-async def act(jobs: Sequence[Job], connection: Connection) -> Any:
+async def act(jobs: Sequence[Job], connection: Connection) -> object:
     """Do what the events say."""
     calls.append(len(jobs))
     results: list[Any] = [None] * len(jobs)
@@ -76,6 +78,7 @@ class Unspeakable(Exception):  # noqa: N818 - it cannot even be told
     """An exception that cannot be shown."""
 
     def __str__(self) -> str:
+        """Fail."""
         raise RuntimeError("not even this")
 
 
@@ -90,7 +93,9 @@ async def _until(job: Job, _: Connection) -> None:
 
 async def _transient(job: Job, connection: Connection) -> None:
     if met["transient"] <= job.event_data["times"]:
-        raise errors.DeadlockDetected("deadlock detected") if job.event_data.get("raised") else await _wrapped(connection)
+        raise (
+            errors.DeadlockDetected("deadlock detected") if job.event_data.get("raised") else await _wrapped(connection)
+        )
 
 
 async def _wrapped(connection: Connection) -> Exception:

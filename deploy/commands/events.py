@@ -55,7 +55,8 @@ def _type(found: Filter) -> click.ParamType:
 
 def _help(found: Filter) -> str:
     example = " (2026-01-31T12:00:00Z)" if found.schema.get("format") == "date-time" else ""
-    return f"Only {found.meaning}{example}."
+    meaning = found.meaning if found.meaning.startswith("events ") else f"events {found.meaning}"
+    return f"Only {meaning}{example}."
 
 
 @events.command("list")
@@ -68,7 +69,7 @@ def _help(found: Filter) -> str:
 @options.URL
 @options.KEY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one event a line.")
-def list_(  # noqa: PLR0913 - one parameter for each option
+def list_(
     *,
     limit: int,
     everything: bool,
@@ -110,9 +111,7 @@ def _line(event: bytes) -> str:
 @options.URL
 @options.KEY
 @options.JSON
-def get(  # noqa: PLR0913 - one parameter for each option
-    *, event_id: str, wait_s: float, data: Path, url: str | None, key: str | None, as_json: bool
-) -> None:
+def get(*, event_id: str, wait_s: float, data: Path, url: str | None, key: str | None, as_json: bool) -> None:
     """Show one event: what was sent, and what has become of it."""
     with closing(options.client(data, url, key)) as client:
         event = Reader(client).event(event_id, wait_s)

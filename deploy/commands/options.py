@@ -12,7 +12,7 @@ from deploy import state
 from deploy.errors import DeployError
 from deploy.http import Client
 from deploy.state import StackState
-from schemas.settings import load
+from schemas.settings import Settings, load
 
 DATA = click.option(
     "--data",
@@ -51,6 +51,12 @@ def stack(data: Path) -> StackState | None:
         return state.running(data)
     found = state.load(data)
     return found if found and found.supervisor.process() else None
+
+
+def settings(data: Path) -> Settings:
+    """The environment's settings, and where a stack runs on `data` its Kafka and Postgres in place of theirs."""
+    given, found = load(), stack(data)
+    return found.settings(given) if found else given
 
 
 def program() -> str:

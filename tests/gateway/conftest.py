@@ -1,5 +1,6 @@
-"""The application in this process, on the real Postgres, with a stand-in where Kafka would be."""
+"""The application in this process, on the real Kafka and Postgres."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -14,47 +15,25 @@ from tests.gateway.asgi import Client
 from tests.gateway.rows import insert_key
 
 
-class FakeIntake:
-    """In place of `gateway.intake.Intake`: these tests send no events."""
-
-    def __init__(self, settings: Settings, pool: object) -> None:
-        self.settings = settings
-        self.pool = pool
-        self.reason: str | None = None
-
-    async def start(self) -> None:
-        """Nothing to start."""
-
-    async def stop(self) -> None:
-        """Nothing to stop."""
-
-    def kafka_ready(self) -> str | None:
-        """What the test says."""
-        return self.reason
-
-
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Starlette]:
-    """An application that has been started."""
+async def serving(settings: Settings, *, kafka_answers: bool = True) -> AsyncIterator[Starlette]:
+    """An application that has been started, and is connected to Kafka where that answers."""
     app = app_module.create_app()
     async with app_module.running(app, settings):
+        async with asyncio.timeout(20):
+            while kafka_answers and app.state.intake.kafka_ready() is not None:
+                await asyncio.sleep(0.01)
         yield app
 
 
 @pytest.fixture
-def no_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave Kafka out."""
-    monkeypatch.setattr("gateway.intake.Intake", FakeIntake)
+def settings(kafka: str, database_url: str) -> Settings:
+    """Settings of a gateway on the tests' Kafka and Postgres."""
+    return Settings(kafka=kafka, database_url=database_url)
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
-    """Settings of a gateway on the tests' Postgres."""
-    return Settings(database_url=database_url)
-
-
-@pytest.fixture
-async def app(settings: Settings, no_kafka: None) -> AsyncIterator[Starlette]:  # noqa: ARG001
+async def app(settings: Settings) -> AsyncIterator[Starlette]:
     """A started application."""
     async with serving(settings) as started:
         yield started

@@ -186,7 +186,7 @@ async def test_bad_parameters_of_get_are_named(client: Client, query: str, field
     assert [error["field"] for error in answer.json["errors"]] == [field]
 
 
-async def test_deferred_checks_wait_for_an_event_to_appear(settings: Settings, no_kafka: None) -> None:  # noqa: ARG001
+async def test_deferred_checks_wait_for_an_event_to_appear(settings: Settings) -> None:
     deferred = msgspec.structs.replace(settings, idempotency_check="deferred")
     row = event_row()
     async with serving(deferred) as app:

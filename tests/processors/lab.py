@@ -1,4 +1,4 @@
-"""A processor on the tests' Postgres, fed by hand: records made up, a table that is a dict, a producer that remembers."""
+"""A processor on the tests' Postgres, fed by hand: records made up, a dict as its table, a producer that remembers."""
 
 import json
 import uuid
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from unittest import mock
 
+import msgspec
 import psycopg
 from aiokafka import ConsumerRecord
 
@@ -20,23 +21,26 @@ from tests import handlers_for_tests
 LEDGER = "tests.handlers_for_tests:ledger"
 ACT = "tests.handlers_for_tests:act"
 WATCHING = "tests.handlers_for_tests:watching"
+Headers = Sequence[tuple[str, bytes]]
+
 WRITTEN_AT_MS = 1_700_000_000_000
 
 
-def record(
+def record(  # noqa: PLR0913 - a record has so many parts
     value: bytes | None,
     key: bytes | None,
     offset: int,
+    *,
     partition: int = 0,
     topic: str = topics.EVENTS,
-    headers: Sequence[tuple[str, bytes]] = (),
+    headers: Headers = (),
     timestamp: int = WRITTEN_AT_MS,
 ) -> Record:
     """A record as aiokafka hands it over."""
     return ConsumerRecord(topic, partition, offset, timestamp, 0, key, value, None, -1, -1, tuple(headers))
 
 
-def payload(program_id: str, key: str, data: dict[str, Any] | None = None, **fields: Any) -> bytes:
+def payload(program_id: str, key: str, data: object = None, **fields: object) -> bytes:
     """An event's JSON."""
     event = {
         "program_id": program_id,
@@ -74,9 +78,9 @@ class Partition:
         self.number = 10_000 + uuid.uuid4().int % 2_000_000_000
         self.log: list[Record] = []
 
-    def put(self, value: bytes | None, key: bytes | None, **more: Any) -> Record:
+    def put(self, value: bytes | None, key: bytes | None, headers: Headers = ()) -> Record:
         """Append a record."""
-        one = record(value, key, len(self.log), self.number, self.topic, **more)
+        one = record(value, key, len(self.log), partition=self.number, topic=self.topic, headers=headers)
         self.log.append(one)
         return one
 
@@ -125,7 +129,7 @@ class Bench:
 class NoUpkeep:
     """Leaves the retries of the tests' other workers alone."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         """Nothing is kept."""
 
     async def start(self, _: Context) -> None:
@@ -136,11 +140,16 @@ class NoUpkeep:
 
 
 @asynccontextmanager
-async def bench(database_url: str, handlers: str = LEDGER, **settings: Any) -> AsyncIterator[Bench]:
+async def bench(database_url: str, handlers: str = LEDGER, **settings: object) -> AsyncIterator[Bench]:
     """A started processor without upkeep."""
-    given = {"handlers": handlers, "database_pool_max": 2, "worker_id": "bench"} | settings
+    given = {
+        "database_url": database_url,
+        "handlers": handlers,
+        "database_pool_max": 2,
+        "worker_id": "bench",
+    } | settings
     with mock.patch("processors.processor.Upkeep", NoUpkeep):
-        made = Bench(Processor(Settings(database_url=database_url, **given)))
+        made = Bench(Processor(msgspec.convert(given, Settings)))
     await made.processor.start(made.context())
     try:
         yield made
@@ -155,10 +164,10 @@ def make_tables(database_url: str) -> None:
         connection.execute(handlers_for_tests.SCHEMA)
 
 
-def rows(database_url: str, query: Any, *values: Any) -> list[tuple[Any, ...]]:
+def rows(database_url: str, query: str, *values: object) -> list[tuple[Any, ...]]:
     """What a query finds."""
     with psycopg.connect(database_url, autocommit=True) as connection:
-        cursor = connection.execute(query, values)
+        cursor = connection.execute(query.encode(), values)
         return cursor.fetchall() if cursor.description else []
 
 
@@ -166,11 +175,13 @@ def ledger_of(database_url: str, program_id: str) -> list[uuid.UUID]:
     """The events of a program that have had an effect, in order of effect."""
     return [
         id_
-        for (id_,) in rows(database_url, "select event_id from tests.ledger where program_id = %s order by number", program_id)
+        for (id_,) in rows(
+            database_url, "select event_id from tests.ledger where program_id = %s order by number", program_id
+        )
     ]
 
 
 def statuses_of(database_url: str, program_id: str) -> dict[uuid.UUID, str]:
     """Each event's status."""
     found = rows(database_url, "select id, status::text from headrace.events where program_id = %s", program_id)
-    return dict(found)  # type: ignore[arg-type]
+    return dict(found)

@@ -34,7 +34,12 @@ def _bad(program: str) -> list[tuple[str, bytes | None, bytes | None, list[tuple
         ("invalid_event", payload(program, "k" * 256), key, []),
         ("invalid_program_id", payload("nobody", "k"), key, []),
         ("event_too_large", payload(program, "k", {"text": "x" * 65_536}), key, []),
-        ("unreadable_record", b"", key, [("a\0b", b"\0"), ("received-at", b"0001-01-01T00:00:00+14:00"), ("empty", b"")]),
+        (
+            "unreadable_record",
+            b"",
+            key,
+            [("a\0b", b"\0"), ("received-at", b"0001-01-01T00:00:00+14:00"), ("empty", b"")],
+        ),
         ("event_too_large", payload(program, "k", {"text": "x" * 6_000_000}), key, []),
     ]
 
@@ -73,7 +78,11 @@ async def test_bad_records_are_dead_letters_and_the_stream_goes_on(stack: Stack,
             await send(payload(program_id, f"good{at}"), program_id.encode(), [])
         conflict = payload(program_id, "good0", {"other": 1})
         hostile = [("received-at", b"0001-01-01T00:00:00+14:00")]
-        sent[await send(conflict, program_id.encode(), hostile)] = ("idempotency_conflict", conflict, program_id.encode())
+        sent[await send(conflict, program_id.encode(), hostile)] = (
+            "idempotency_conflict",
+            conflict,
+            program_id.encode(),
+        )
         await send(payload(program_id, "last"), program_id.encode(), [])
 
     def good() -> bool:
@@ -82,7 +91,8 @@ async def test_bad_records_are_dead_letters_and_the_stream_goes_on(stack: Stack,
     await asyncio.to_thread(wait_until, good, "the good events completed", 30)
     found = rows(
         stack.database_url,
-        """select kafka_offset, code, reason, record_value, record_key, record_headers, program_id from headrace.dead_letters
+        """select kafka_offset, code, reason, record_value, record_key, record_headers, program_id
+           from headrace.dead_letters
            where topic = 'events' and kafka_partition = %s and kafka_offset = any(%s) order by kafka_offset""",
         number,
         list(sent),
@@ -95,12 +105,12 @@ async def test_bad_records_are_dead_letters_and_the_stream_goes_on(stack: Stack,
     letters = {int(dict(one.headers)["offset"]): one for one in await _letters(stack.kafka, topics.EVENTS, program_id)}
     for offset, (code, value, key) in sent.items():
         letter = letters[offset]
-        headers = dict(letter.headers)
-        assert headers["code"] == code.encode()
-        assert headers["first-seen"].endswith(b"Z")
-        assert headers["reason"]
+        told = dict(letter.headers)
+        assert told["code"] == code.encode()
+        assert told["first-seen"].endswith(b"Z")
+        assert told["reason"]
         if value is not None and len(value) > outbox.RECORD_BYTES_MAX:
-            assert (letter.value, headers["omitted-bytes"]) == (None, str(len(value) + len(key or b"")).encode())
+            assert (letter.value, told["omitted-bytes"]) == (None, str(len(value) + len(key or b"")).encode())
         else:
             assert letter.value == value
             assert letter.key == (program_id.encode() if code == "key_mismatch" else key)

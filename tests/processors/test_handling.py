@@ -51,6 +51,7 @@ SQL_FAULTS = {
     ("data", "message"),
     [({"do": do}, message) for do, message in FAULTS.items()]
     + [({"do": "sql", "sql": sql}, message) for sql, message in SQL_FAULTS.items()],
+    ids=[*FAULTS, *SQL_FAULTS],
 )
 async def test_an_event_that_fails_is_tried_again_and_costs_nobody_else(
     tables: str, program_id: str, data: dict[str, Any], message: str
@@ -108,7 +109,9 @@ async def test_a_rejected_event_fails_at_once_with_its_code(
     assert (letter.key, letter.value) == (program_id.encode(), partition.log[1].value)
     assert dict(letter.headers)["code"] == code.encode()
     assert rows(
-        tables, "select code, reason, event_id, kafka_offset from headrace.dead_letters where program_id = %s", program_id
+        tables,
+        "select code, reason, event_id, kafka_offset from headrace.dead_letters where program_id = %s",
+        program_id,
     ) == [(code, message, ids[1], 1)]
     assert dict(rows(tables, "select event_id, status from tests.finished where event_id = any(%s)", ids)) == {
         ids[0]: "COMPLETED",
@@ -123,7 +126,7 @@ async def test_results_are_kept_by_handler(tables: str, program_id: str) -> None
     ids = partition.put_events(program_id, [{"do": "return", "value": value} for value in values])
     async with bench(tables, BOTH) as lab:
         await lab.process(partition)
-    found = dict(rows(tables, "select id, result from headrace.events where program_id = %s", program_id))  # type: ignore[arg-type]
+    found = dict(rows(tables, "select id, result from headrace.events where program_id = %s", program_id))
     assert [found[id_] for id_ in ids] == [{"act": value} for value in values]
 
 
@@ -231,7 +234,7 @@ def test_a_setting_that_names_no_handler_is_refused(setting: str) -> None:
 
 def test_a_handler_that_is_not_async_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     class Sync:
-        def handle(self, jobs: Any, connection: Any) -> None: ...
+        def handle(self, jobs: object, connection: object) -> None: ...
 
     monkeypatch.setattr(handlers_for_tests, "sync", Sync(), raising=False)
     with pytest.raises(HandlersError, match="neither"):

@@ -32,7 +32,7 @@ def test_a_status_record_is_as_the_contract_says() -> None:
 
 @pytest.mark.parametrize("program_id", [None, PROGRAM.bytes])
 def test_a_dead_letter_has_the_bytes_and_where_they_stood(program_id: bytes | None) -> None:
-    bad = record(b"\xff\0", b"some key", 9, 4, "events", [("mine", b"1")])
+    bad = record(b"\xff\0", b"some key", 9, partition=4, topic="events", headers=[("mine", b"1")])
     (letter,) = outbox.dead_letter_records([BadRecord("invalid_event", "a: b\ud800", bad, program_id)])
     assert letter.key == (b"some key" if program_id is None else str(PROGRAM).encode())
     assert letter.value == b"\xff\0"

@@ -3,7 +3,6 @@
 import random
 import uuid
 from datetime import UTC, datetime
-from typing import Any
 
 import psycopg
 import pytest
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.anyio
 READER = EventReader(1_000)
 
 
-def _job(program: str, **fields: Any) -> Job:
+def _job(program: str, **fields: object) -> Job:
     return Job(READER.read(payload(program, str(uuid.uuid4()), **fields)), 1, datetime.now(UTC))
 
 
@@ -30,13 +29,16 @@ async def _handle(database_url: str, *jobs: Job) -> list[str | None]:
 
 def _known(database_url: str, program: str) -> dict[str | None, str]:
     query = "select external_id, participant_id::text from headrace.participants where program_id = %s"
-    return dict(rows(database_url, query, program))  # type: ignore[arg-type]
+    return dict(rows(database_url, query, program))
 
 
 async def test_an_external_id_alone_is_given_one_participant_for_good(database_url: str, program_id: str) -> None:
     one, two, *_ = await _handle(database_url, *(_job(program_id, external_id=name) for name in "aba"))
     assert one != two
-    assert await _handle(database_url, _job(program_id, external_id="b"), _job(program_id, external_id="a")) == [two, one]
+    assert await _handle(database_url, _job(program_id, external_id="b"), _job(program_id, external_id="a")) == [
+        two,
+        one,
+    ]
     other = str(uuid.uuid4())
     assert await _handle(database_url, _job(other, external_id="a")) != [one]
     assert _known(database_url, program_id) == {"a": one, "b": two}

@@ -4,7 +4,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -114,7 +114,9 @@ def test_decisions_equal_the_sequential_model(log: list[tuple[int, int]], seed: 
         part = arrivals[start:end]
         known = {one.event.id: table_owner(table[one.event.id]) for one in part if one.event.id in table}
         if needs_postgres(part, known) or not kept.apply(part, known):
-            assert kept.apply(part, {one.event.id: kept.owners[one.event.id] for one in part if one.event.id in kept.owners})
+            assert kept.apply(
+                part, {one.event.id: kept.owners[one.event.id] for one in part if one.event.id in kept.owners}
+            )
         for one in part:
             owner = kept.owners[one.event.id]
             if rng.random() >= lost:
@@ -132,7 +134,7 @@ def test_a_table_value_says_who_owns_the_key(fingerprint: bytes, offset: int) ->
     assert table_owner(table_value(fingerprint, offset)) == Owner(fingerprint, offset, -1)
 
 
-def _stored(database_url: str, program: str) -> dict[str, tuple[Any, ...]]:
+def _stored(database_url: str, program: str) -> dict[str, tuple[object, ...]]:
     found = rows(
         database_url,
         """select idempotency_key, (event_data->>'n')::int, kafka_offset, duplicate_count,
@@ -140,13 +142,13 @@ def _stored(database_url: str, program: str) -> dict[str, tuple[Any, ...]]:
            from headrace.events where program_id = %s""",
         program,
     )
-    return {key: rest for key, *rest in found}  # type: ignore[misc]
+    return {key: tuple(rest) for key, *rest in found}
 
 
 def _check(database_url: str, program: str, partition: Partition, log: Sequence[tuple[int, int]]) -> None:
     """Rows, effects and dead letters are the model's."""
     model = sequential(log)
-    assert _stored(database_url, program) == {f"k{key}": [*told, "COMPLETED"] for key, told in model.items()}
+    assert _stored(database_url, program) == {f"k{key}": (*told, "COMPLETED") for key, told in model.items()}
     ids = [uuid.uuid5(uuid.UUID(program), f"k{key}") for key in model]
     assert ledger_of(database_url, program) == ids, "each effect once, in log order"
     conflicts = [offset for offset, (key, number) in enumerate(log) if model[key].payload != number]
@@ -260,5 +262,3 @@ async def test_a_repeat_in_another_partition_is_counted_once(tables: str, progra
         program_id,
     ) == [(5, 1)]
     assert len(ledger_of(tables, program_id)) == 2
-
-

@@ -15,7 +15,7 @@ from tests.processors.lab import ACT, LEDGER, Partition, bench, ledger_of, paylo
 from tests.stack import Stack, wait_until
 
 BOTH = f"{LEDGER},{ACT}"
-EVENTS = 3_000
+EVENTS = 1_500
 PROGRAMS = 6
 
 
@@ -118,6 +118,7 @@ def _data(number: int) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 def test_a_ledger_adds_up_through_killed_workers(bare_stack: Stack, tables: str) -> None:
     programs = [str(uuid.uuid4()) for _ in range(PROGRAMS)]
 
@@ -131,7 +132,7 @@ def test_a_ledger_adds_up_through_killed_workers(bare_stack: Stack, tables: str)
                     await producer.send(topics.EVENTS, value, program.encode())
 
     def start(*, wait: bool) -> None:
-        bare_stack.start_worker(handlers=BOTH, chunk_events_max="40", wait=wait)
+        bare_stack.start_worker(handlers=BOTH, chunk_events_max="30", wait=wait)
 
     def done() -> int:
         query = "select count(*) from headrace.events where program_id = any(%s::uuid[])"
@@ -142,9 +143,9 @@ def test_a_ledger_adds_up_through_killed_workers(bare_stack: Stack, tables: str)
         return lambda: done() >= share * EVENTS
 
     asyncio.run(publish())
-    for share in (0.1, 0.4, 0.7):
+    for share in (0.1, 0.5):
         start(wait=False)
-        wait_until(reached(share), f"{share} of the events processed", 40)
+        wait_until(reached(share), f"{share} of the events processed", 90)
         bare_stack.kill_worker()
     start(wait=True)
     settled = """select status::text, count(*), min(attempts), max(attempts), sum(duplicate_count) from headrace.events
@@ -157,7 +158,7 @@ def test_a_ledger_adds_up_through_killed_workers(bare_stack: Stack, tables: str)
         found = {status: count for status, count, *_ in rows(tables, settled, programs)}
         return found == {"COMPLETED": len(good) + len(late), "FAILED": len(rejected), "PROCESSING": 1}
 
-    wait_until(completed, "everything but one event final", 60)
+    wait_until(completed, "everything but one event final", 90)
     bare_stack.kill_worker()
     duplicates = rows(tables, settled, programs)
     assert sum(row[4] for row in duplicates) == EVENTS // 10

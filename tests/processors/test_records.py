@@ -80,7 +80,15 @@ def test_the_gateway_says_when_it_received_an_event(value: bytes, received_at: d
 
 @pytest.mark.parametrize(
     "value",
-    [None, b"", b"yesterday", b"\xff", b"2024-01-15T10:30:00", b"0001-01-01T00:00:00+01:00", b"9999-12-31T23:59:59-01:00"],
+    [
+        None,
+        b"",
+        b"yesterday",
+        b"\xff",
+        b"2024-01-15T10:30:00",
+        b"0001-01-01T00:00:00+01:00",
+        b"9999-12-31T23:59:59-01:00",
+    ],
 )
 def test_a_header_that_names_no_instant_is_as_none(value: bytes | None) -> None:
     headers = [("received-at", value)]

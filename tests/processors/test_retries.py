@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 
 from processors.handling import Job
 from processors.records import Record
+from processors.runner import Outcome
 from schemas import topics
 from tests import handlers_for_tests
 from tests.processors.lab import (
@@ -45,13 +47,20 @@ class Retry:
     def planned(self) -> list[tuple[int, datetime, bytes]]:
         """Attempt, time and record of each event of the program that waits, in order of their ids."""
         query = "select attempt, not_before, record from headrace.retries where program_id = %s order by id"
-        return rows(self.database_url, query, self.program_id)  # type: ignore[return-value]
+        return rows(self.database_url, query, self.program_id)
 
     def put(self, value: bytes, attempt: bytes | int | None) -> Record:
         """A record of the topic of retries."""
         text = attempt if isinstance(attempt, bytes) else str(attempt).encode()
         headers = [] if attempt is None else [("attempt", text), ("not-before", b"2024-01-01T00:00:00Z")]
-        one = record(value, self.program_id.encode(), len(self.log), self.partition.number, topics.RETRY, headers)
+        one = record(
+            value,
+            self.program_id.encode(),
+            len(self.log),
+            partition=self.partition.number,
+            topic=topics.RETRY,
+            headers=headers,
+        )
         self.log.append(one)
         return one
 
@@ -134,9 +143,7 @@ async def test_the_attempts_of_a_replayed_chunk_are_made_in_one_go(tables: str, 
     assert retry.event()[:2] == ("COMPLETED", 3)
 
 
-async def test_repeats_of_an_event_that_waits_are_counted_and_change_nothing_else(
-    tables: str, program_id: str
-) -> None:
+async def test_repeats_of_an_event_that_waits_are_counted_and_change_nothing_else(tables: str, program_id: str) -> None:
     async with bench(tables, BOTH) as lab:
         retry = await _failed_once(lab, tables, program_id, {"do": "until", "attempt": 2})
         partition = retry.partition
@@ -170,7 +177,7 @@ async def test_forged_records_are_dead_letters_and_have_no_effect(tables: str, p
         ]
         for value, attempt in forged:
             retry.put(value, attempt)
-        unreadable = record(b"{", None, len(retry.log), retry.partition.number, topics.RETRY)
+        unreadable = record(b"{", None, len(retry.log), partition=retry.partition.number, topic=topics.RETRY)
         await asyncio.wait_for(retry.process(lab, [*retry.log, unreadable]), 20)
         await retry.process(lab, retry.log)
     assert retry.event()[:2] == ("PROCESSING", 1)
@@ -191,7 +198,7 @@ async def test_two_workers_make_an_attempt_once(tables: str, program_id: str, mo
         runner = zombie.processor._runner  # noqa: SLF001 - where a pause fits between handlers and rows
         run = runner.run
 
-        async def slow(jobs: Sequence[Job], connection: Any) -> Any:
+        async def slow(jobs: Sequence[Job], connection: AsyncConnection[Any]) -> list[Outcome]:
             outcomes = await run(jobs, connection)
             handled.set()
             await go_on.wait()
@@ -225,6 +232,7 @@ async def test_one_bad_attempt_costs_the_others_nothing(tables: str, program_id:
 
 async def test_an_event_asked_for_again_starts_anew(tables: str, program_id: str) -> None:
     """As ``POST /v1/events/{id}/retry`` plans it; a record of the first count that is read again is no forgery."""
+
     async def until_failed() -> None:
         while retry.planned():
             await retry.process(lab, retry.put_planned())
@@ -256,7 +264,7 @@ async def test_attempts_know_when_the_event_was_received(
 ) -> None:
     seen: list[tuple[int, datetime, uuid.UUID]] = []
 
-    async def note(jobs: Sequence[Job], _: Any) -> list[Any]:
+    async def note(jobs: Sequence[Job], _: object) -> list[Exception | None]:
         seen.extend((job.attempt, job.received_at, job.id) for job in jobs)
         return [None if job.attempt > 1 else ValueError("again") for job in jobs]
 

@@ -32,11 +32,13 @@ numbers = st.one_of(
     st.decimals(allow_nan=False, allow_infinity=False, places=30, min_value=-(10**20), max_value=10**20),
     st.sampled_from([Decimal("1e-3000"), Decimal("-1.5e-2999"), Decimal("1e3000")]),
 )
-data = st.dictionaries(text, st.recursive(st.none() | st.booleans() | numbers | text, st.lists, max_leaves=6), max_size=4)
+data = st.dictionaries(
+    text, st.recursive(st.none() | st.booleans() | numbers | text, st.lists, max_leaves=6), max_size=4
+)
 made_json = st.one_of(st.none(), st.lists(text, max_size=3).map(lambda value: json.dumps(value).encode()))
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{json.dumps(name)}:{_spelled(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):
@@ -120,7 +122,7 @@ def _selected(column: str) -> str:
     return f"{column}::text" if column in _JSON or column in {"status", "event_type"} else column
 
 
-def _read(value: Any, column: str) -> Any:
+def _read(value: str | None, column: str) -> object:
     if column not in _JSON or value is None:
         return value
     return json.loads(value, parse_float=Decimal)
@@ -130,7 +132,7 @@ async def _round_trip(database_url: str, made: Sequence[Row], partition: int, no
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
         await store.insert_events(connection, made, partition, now)
         query = f"select {', '.join(map(_selected, COLUMNS))} from headrace.events where id = any(%s::uuid[])"  # noqa: S608 - of names
-        cursor = await connection.execute(query, (store.uuid_array(row.arrival.event.id for row in made),))  # type: ignore[arg-type]
+        cursor = await connection.execute(query, (store.uuid_array(row.arrival.event.id for row in made),))
         found = await cursor.fetchall()
         await connection.rollback()
     return [{name: _read(value, name) for name, value in zip(COLUMNS, row, strict=True)} for row in found]
@@ -159,11 +161,11 @@ def test_the_ends_of_what_a_row_can_hold(database_url: str) -> None:
         arrival = Arrival(event, LARGEST, instant, SYSTEM, record(b"", None, 0))
         made.append(Row(arrival, "COMPLETED", final=True, counted_offset=LARGEST - at))
     found = asyncio.run(_round_trip(database_url, made, 2**31 - 1, LAST))
-    key = {row["idempotency_key"]: row for row in found}
+    by_key = {row["idempotency_key"]: row for row in found}
     for row in made:
         name = row.arrival.event.fields.idempotency_key
-        assert key[name] == _expected(row, 2**31 - 1, LAST)
-    assert key["x"]["event_data"]["n"] == 10**3_999 - 1
+        assert by_key[name] == _expected(row, 2**31 - 1, LAST)
+    assert by_key["x"]["event_data"]["n"] == 10**3_999 - 1
 
 
 def test_the_statement_names_every_column_of_the_table(database_url: str) -> None:

@@ -80,6 +80,7 @@ def test_with_the_folder_deleted_every_key_is_known(rig: Rig) -> None:
     _assert_all_known(_again(rig))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "current gone"])
 def test_with_the_folder_damaged_every_key_is_known(rig: Rig, damage: str) -> None:
     rig.start()
@@ -94,6 +95,7 @@ def test_with_the_folder_damaged_every_key_is_known(rig: Rig, damage: str) -> No
     _assert_all_known(_again(rig))
 
 
+@pytest.mark.slow
 def test_a_table_file_damaged_inside_is_rebuilt_after_one_restart(rig: Rig) -> None:
     rig.start()
     assert rig.stop() == 0
@@ -111,6 +113,7 @@ def test_a_table_file_damaged_inside_is_rebuilt_after_one_restart(rig: Rig) -> N
     _assert_all_known([row for row in rig.rows() if row.offset >= before[row.partition]])
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_beyond_its_changelog_is_wiped(rig: Rig) -> None:
     rig.start()
     assert rig.stop() == 0

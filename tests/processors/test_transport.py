@@ -1,5 +1,10 @@
 """The chunked transport on a real Kafka: order, completeness, commits, latency, the way workers end."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +76,7 @@ def test_a_commit_never_passes_a_chunk_in_work(rig: Rig) -> None:
     assert_in_order(rig.rows(), restarts=1)
 
 
+@pytest.mark.slow
 def test_killed_in_mid_drain_it_loses_nothing_and_keeps_order(rig: Rig) -> None:
     rig.fill(0, 20_000)
     kills = 3
@@ -103,7 +109,7 @@ def test_a_lone_record_is_processed_within_milliseconds(rig: Rig) -> None:
         rig.fill(number, 1)
         rig.wait_for_values(number + 1)
     took_ms = sorted((row.time_us - sent_us[int(row.value)]) / 1000 for row in rig.rows())
-    assert took_ms[15] < 60, took_ms  # connecting a producer included
+    assert took_ms[15] < 100, took_ms  # connecting a producer included
 
 
 def test_an_error_in_processing_ends_the_process_at_once(rig: Rig) -> None:
@@ -119,6 +125,7 @@ def test_an_error_in_processing_ends_the_process_at_once(rig: Rig) -> None:
     assert_in_order(rig.rows(), restarts=1)
 
 
+@pytest.mark.slow
 def test_two_workers_share_and_take_over(rig: Rig) -> None:
     rig.start("w0", TEST_CHUNK_DELAY_S="0.02")
     rig.fill(0, 4_000)
@@ -144,3 +151,57 @@ def test_a_worker_that_leaves_hands_over_at_once(rig: Rig) -> None:
     rig.wait_for_values(800)
     assert time.monotonic() - left < 4  # well under the session timeout of 6 s
     assert_in_order(rig.rows(), restarts=2)
+
+
+@pytest.mark.slow
+def test_a_worker_that_wakes_up_after_its_partitions_were_taken_does_no_harm(rig: Rig) -> None:
+    rig.start("w0", TEST_CHUNK_DELAY_S="0.05")
+    rig.start("w1", TEST_CHUNK_DELAY_S="0.05")
+    rig.fill(0, 6_000)
+    rig.wait_for_rows(400)
+    rig.workers["w0"].send_signal(signal.SIGSTOP)
+    rig.wait_for_values(6_000)  # w1 has taken over and done the rest
+    rig.workers["w0"].send_signal(signal.SIGCONT)
+    rig.fill(6_000, 1_000)
+    rig.wait_for_values(7_000)
+    rig.wait_for_commit()
+
+    # Twice comes only what the sleeper had not committed yet: half a second's chunks, and the one it was at.
+    assert len(rig.rows()) - 7_000 <= 12 * 200
+    assert rig.stop("w0") == 0
+    assert rig.stop("w1") == 0
+
+
+def test_told_to_stop_in_a_chunk_that_takes_too_long_it_drops_it_and_ends_in_time(rig: Rig) -> None:
+    rig.fill(0, 100)
+    rig.start(TEST_CHUNK_DELAY_S="60")
+    time.sleep(1.0)
+    begun = time.monotonic()
+    code = rig.stop()
+    assert time.monotonic() - begun < 10
+    assert code in {0, exits.SHUTDOWN}  # hard where the machine is too slow for the clean way
+    assert rig.rows() == []
+    assert rig.committed(rig.sources[0]) == dict.fromkeys(range(rig.partitions), 0)
+
+
+def test_without_kafka_a_worker_ends_with_one_line_that_says_so(rig: Rig) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        assert rig.start(wait=False, HEADRACE_KAFKA=address).wait(30) == exits.KAFKA
+    assert f"cannot connect to Kafka at {address}" in rig.log()
+
+
+def test_faust_s_own_command_runs_the_same_worker(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        environment = {"HEADRACE_KAFKA": f"127.0.0.1:{closed.getsockname()[1]}", "HEADRACE_TABLE_DIR": str(tmp_path)}
+        command = [sys.executable, "-m", "faust", "-A", "processors.app", "worker"]
+        ended = subprocess.run(command, env=os.environ | environment, check=False, timeout=60, capture_output=True)
+    assert ended.returncode == exits.KAFKA
+    assert b"cannot connect to Kafka" in ended.stdout + ended.stderr
+
+
+def test_without_its_topics_a_worker_ends_with_one_line_that_says_so(rig: Rig) -> None:
+    assert rig.start(wait=False, HEADRACE_GROUP=f"{rig.group}-unknown").wait(30) == exits.CONFIGURATION
+    assert "headrace migrate" in rig.log()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import uuid
 
 import pytest
@@ -260,3 +261,23 @@ def test_ids_of_a_refused_event_are_those_that_can_be_read() -> None:
     }
     for unreadable in (b"", b"[]", b"{", event_text(external_id='"\\ud800"'), b"\xff", b"[" * 100_000):
         assert readable_ids(unreadable) == {}
+
+
+@pytest.mark.parametrize(
+    ("unit", "fault"),
+    [
+        ("0,", '"\\u0000"'),
+        ("[],", "1e9999"),
+        ('"",', '"\\udfff"'),
+        ('{"":0},', '{"a":1,"a":1}'),
+        ("1.5,", "[[1e9999]]"),
+    ],
+)
+def test_a_fault_at_the_end_of_a_large_event_is_found_in_bounded_time(unit: str, fault: str) -> None:
+    """Who holds a key may send 8 MiB of this: it must not stop the gateway for others."""
+    count = 1024 * 1024 // len(unit)
+    raw = event_text(event_data=f'{{"a":[{unit * count}{fault}]}}', foo="1")
+    begun_at = time.process_time()
+    error = refused(raw)
+    assert time.process_time() - begun_at < 2
+    assert error.field.startswith(f"event_data.a[{count}]")
