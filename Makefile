@@ -33,6 +33,7 @@ lock: setup ## Resolve the dependencies anew: requirements*.txt and Kafka's jars
 
 docs: setup ## Write the pages that are made from the code
 	@$(BIN)/python -m deploy.settings_page docs/settings.md
+	@$(BIN)/python -m deploy.cli_page docs/cli.md
 
 clean: ## Remove .venv and caches; data folders stay
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -27,21 +27,44 @@ class Key(NamedTuple):
     program_ids: list[UUID] | None
     created_at: datetime
     expires_at: datetime | None
+    rate_events_per_s: float | None
     revoked_at: datetime | None
 
 
-def create(url: str, name: str, scopes: Sequence[str], program_ids: Sequence[UUID] = ()) -> str:
-    """Make a key and return its text. No `program_ids`: it may use every program."""
+class Grant(NamedTuple):
+    """What a key may do: its scopes, its programs (none: every one), until when (None: for ever), events per second.
+
+    `rate_events_per_s` None: as the gateways are set; 0: no limit.
+    """
+
+    scopes: Sequence[str]
+    program_ids: Sequence[UUID] = ()
+    expires_at: datetime | None = None
+    rate_events_per_s: float | None = None
+
+
+def create(url: str, name: str, grant: Grant) -> str:
+    """Make a key and return its text."""
     text, _ = new_key()
-    add(url, text, name, scopes, program_ids)
+    add(url, text, name, grant)
     return text
 
 
-def add(url: str, text: str, name: str, scopes: Sequence[str], program_ids: Sequence[UUID] = ()) -> None:
+def add(url: str, text: str, name: str, grant: Grant) -> None:
     """Have the database know the key `text`; nothing changes where it does already."""
-    values = (hash_key(text), name, list(scopes), list(program_ids) or None)
-    insert = "insert into headrace.api_keys (key_sha256, name, scopes, program_ids) values (%s, %s, %s, %s)"
-    _with(url, lambda connection: connection.execute(f"{insert} on conflict do nothing".encode(), values))
+    values = (
+        hash_key(text),
+        name,
+        list(grant.scopes),
+        list(grant.program_ids) or None,
+        grant.expires_at,
+        grant.rate_events_per_s,
+    )
+    insert = (
+        "insert into headrace.api_keys (key_sha256, name, scopes, program_ids, expires_at, rate_events_per_s)"
+        " values (%s, %s, %s, %s, %s, %s) on conflict do nothing"
+    )
+    _with(url, lambda connection: connection.execute(insert, values))
 
 
 def all_keys(url: str) -> list[Key]:
@@ -51,7 +74,7 @@ def all_keys(url: str) -> list[Key]:
         with connection.cursor(row_factory=class_row(Key)) as cursor:
             return cursor.execute(
                 "select left(encode(key_sha256, 'hex'), %s) as id, name, scopes, program_ids, created_at, expires_at,"
-                " revoked_at from headrace.api_keys order by created_at, key_sha256",
+                " rate_events_per_s, revoked_at from headrace.api_keys order by created_at, key_sha256",
                 (_ID_CHARACTERS,),
             ).fetchall()
 

@@ -16,5 +16,5 @@ def ensure(path: Path, database_url: str) -> str:
     else:
         text, _ = new_key()
         write_secret(path, text.encode() + b"\n")
-    api_keys.add(database_url, text, _NAME, SCOPES)
+    api_keys.add(database_url, text, _NAME, api_keys.Grant(SCOPES))
     return text

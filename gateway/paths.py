@@ -1,7 +1,7 @@
 """How routes recognise an event's id: anything in its place but ``batch``, which is a route of its own.
 
-Importing this registers the convertor ``event_id``. Without it ``GET /v1/events/batch`` would be looked up as an event and
-answer 404, where 405 is true.
+Importing this registers the convertor ``event_id``. Without it ``GET /v1/events/batch`` would be looked up as an event
+and answer 404, where 405 is true.
 """
 
 from starlette.convertors import StringConvertor, register_url_convertor

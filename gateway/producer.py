@@ -178,7 +178,7 @@ class Producer:
                     await self._pause_or_failure()
                     await self._look(client)
             except (KafkaError, OSError) as error:
-                self._unreachable = str(error) or type(error).__name__
+                self._unreachable = f"no answer from {self._settings.kafka} ({type(error).__name__})"
                 log.warning("kafka cannot be reached", kafka=self._settings.kafka, reason=self._unreachable)
             finally:
                 self._kafka = None

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway import paths  # noqa: F401 - registers the convertor that the routes use
 from gateway.cursors import Position, Signer
 from gateway.database import Database
 from gateway.events import COLUMNS, FINAL_STATUSES, EventAnswer, EventPage, Pagination, from_claim, from_row
-from gateway import paths  # noqa: F401 - registers the convertor that the routes use
 from gateway.key import Key
 from gateway.problems import ApiError, field_error, in_one_line, unavailable
 from gateway.queries import page_sql, read_query, sort_instant

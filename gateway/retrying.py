@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.database import DATABASE_FAULTS, Connection
 from gateway import paths  # noqa: F401 - registers the convertor that the routes use
+from gateway.database import DATABASE_FAULTS, Connection
 from gateway.key import Key
 from gateway.problems import ApiError, unavailable
 from schemas.errors import NOT_FOUND, NOT_RETRYABLE

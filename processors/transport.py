@@ -14,10 +14,12 @@ from typing import Any, NoReturn, cast
 import aiokafka
 import uvloop
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
+from faust.transport.consumer import Fetcher
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from faust.types.transports import TransportT
+from mode import Service
 from mode.types import ServiceT
 
 from processors import exits
@@ -237,6 +239,21 @@ class ChunkConsumer(driver.Consumer):
         """Nothing: the watchdog watches progress, and acts on it."""
 
 
+class ChunkFetcher(Fetcher):
+    """Runs the consumer's loop, and just ends when it is cancelled.
+
+    Faust's own takes a cancellation during a rebalance for a crash of the whole worker: its threads stop serving calls,
+    and whoever waits for one, the last commit of a worker told to stop, waits for ever.
+    """
+
+    @Service.task
+    async def _fetcher(self) -> None:
+        try:
+            await cast(ChunkConsumer, self.app.consumer)._drain_messages(self)
+        finally:
+            self.set_shutdown()
+
+
 class IdempotentProducer(driver.Producer):
     """Faust's producer with what aiokafka leaves off by default."""
 
@@ -261,6 +278,7 @@ class ChunkTransport(driver.Transport):
 
     Consumer = ChunkConsumer
     Producer = IdempotentProducer
+    Fetcher = ChunkFetcher
 
 
 def _leave_unconnected(transport: TransportT, error: KafkaError) -> NoReturn:

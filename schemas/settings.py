@@ -55,12 +55,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535), _doc("Port on which the gateway listens", "port")] = 8080
     max_event_bytes: Annotated[int, _COUNT, _doc("Largest `event_data`, serialized", "bytes")] = 65_536
     max_body_bytes: Annotated[int, _COUNT, _doc("Largest request body, after decompression", "bytes")] = 8 * 1024 * 1024
-    body_timeout_s: Annotated[
-        float, _SECONDS, _doc("Longest time a request body may take to arrive", "s")
-    ] = 30.0
-    headers_timeout_s: Annotated[
-        float, _SECONDS, _doc("Longest time a request's headers may take to arrive", "s")
-    ] = 10.0
+    body_timeout_s: Annotated[float, _SECONDS, _doc("Longest time a request body may take to arrive", "s")] = 30.0
+    headers_timeout_s: Annotated[float, _SECONDS, _doc("Longest time a request's headers may take to arrive", "s")] = (
+        10.0
+    )
     max_in_flight_events: Annotated[
         int, _COUNT, _doc("Events a gateway process holds before it answers 503", "events")
     ] = 20_000
@@ -89,9 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     handlers: Annotated[str, _doc("Handlers, in order, separated by commas", "module:name")] = (
         "processors.handlers.participants:participants,processors.handlers.rollups:rollups"
     )
-    handler_timeout_s: Annotated[
-        float, _SECONDS, _doc("Longest time the handlers may take for one chunk", "s")
-    ] = 30.0
+    handler_timeout_s: Annotated[float, _SECONDS, _doc("Longest time the handlers may take for one chunk", "s")] = 30.0
     chunk_events_max: Annotated[int, _COUNT, _doc("Most records of one Postgres transaction", "events")] = 2_000
     table_store: Annotated[Literal["rocksdb", "memory"], _doc("Where a worker keeps its dedupe table")] = "rocksdb"
     table_dir: Annotated[str, _doc("Folder of the workers' dedupe tables", "path")] = ".headrace/tables"

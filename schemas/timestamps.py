@@ -12,9 +12,7 @@ _parts = re.compile(
 _FINEST_DIGITS = 6
 
 # For documents. The first and the last day are left out: with an offset they can lie outside of what can be stored.
-PATTERN = (
-    r"^(?!0000-|0001-01-01|9999-12-31)\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6}0*)?([Zz]|[+-]\d\d:\d\d)$"
-)
+PATTERN = r"^(?!0000-|0001-01-01|9999-12-31)\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6}0*)?([Zz]|[+-]\d\d:\d\d)$"
 
 
 def read_timestamp(text: str) -> tuple[datetime, str]:

@@ -1,4 +1,4 @@
-"""The main job, whole: thousands of events through both doors, a worker restarted, and every row as the contract says."""
+"""The main job, whole: events through both doors, a worker restarted, and every row as the contract says."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def _post(stack: Stack, sends: Sequence[Sent], seed: int) -> list[tuple[Sent, di
     """Send one sender's events in mixed batches, one after the other; each with its answer."""
     rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
     traffic = Traffic(seed, [], "http")
-    answered = []
+    answered: list[tuple[Sent, dict[str, Any]]] = []
     with httpx.Client(headers=stack.headers, timeout=30) as client:
         for batch in _batches(sends, rng):
             body = '{"events":[' + ",".join(traffic.spell(sent.payload) for sent in batch) + "]}"

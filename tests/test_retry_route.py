@@ -1,6 +1,5 @@
 """What FAILED can be sent through processing again, once per request; and what a program's events come to."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -14,13 +13,13 @@ HANDLERS = "processors.handlers.rollups:rollups,tests.switch_handler:switch"
 
 
 @pytest.fixture
-def switched(bare_stack: Stack) -> Iterator[Stack]:
+def switched(bare_stack: Stack) -> Stack:
     """A stack whose events fail until their switch is opened."""
     with psycopg.connect(bare_stack.database_url) as connection:
         connection.execute(SCHEMA)
     bare_stack.start_worker(handlers=HANDLERS)
     bare_stack.start_gateway()
-    yield bare_stack
+    return bare_stack
 
 
 def _post(stack: Stack, program_id: str, key: str) -> str:
@@ -63,7 +62,8 @@ def _switched(stack: Stack, id_: str) -> int:
 def test_a_failed_event_is_processed_again_and_counted_once(switched: Stack, program_id: str) -> None:
     failed, other = _post(switched, program_id, "a"), _post(switched, program_id, "b")
     event = _get(switched, f"/v1/events/{failed}?wait=20")
-    assert (event["status"], event["error_code"], event["error_message"]) == ("FAILED", "closed", "the switch is closed")
+    assert (event["status"], event["error_code"]) == ("FAILED", "closed")
+    assert event["error_message"] == "the switch is closed"
     _get(switched, f"/v1/events/{other}?wait=20")
 
     assert _retry(switched, failed).status_code == 202

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 from tests.model import Payload, Sent
 
@@ -26,7 +26,7 @@ class Traffic:
         """`count` sends, of which the given shares repeat one made before, here or `earlier`, or conflict with one."""
         sends = []
         for _ in range(count):
-            known = [*earlier[:1], *self._made] if not earlier else earlier
+            known = earlier or self._made
             kind = self._random.random()
             if known and kind < duplicates:
                 sent = Sent(self._door, dict(self._random.choice(known).payload))
@@ -73,7 +73,7 @@ class Traffic:
         return _json(payload | {"event_timestamp": instant.astimezone(zone).isoformat()}, rng)
 
 
-def _json(value: Any, rng: random.Random) -> str:
+def _json(value: object, rng: random.Random) -> str:
     space = rng.choice(["", "", " "])
     if isinstance(value, dict):
         members = [f"{_json(name, rng)}:{space}{_json(item, rng)}" for name, item in value.items()]

@@ -154,7 +154,7 @@ def replay(  # noqa: PLR0913 - one parameter for each option
     which = Filter(codes, programs, numbers, replayed=again)
     count = dead_letters.matching(settings.database_url, which)
     count = count if limit is None else min(count, limit)
-    if count > _UNASKED_MAX and sys.stdin.isatty() and not (yes or dry_run):
+    if count > _UNASKED_MAX and _at_terminal() and not (yes or dry_run):
         click.confirm(f"Replay {count} dead letters?", abort=True, err=True)
     wanted = Wanted(which, limit, by or _user(), dry_run)
     outcomes = asyncio.run(_replay(Replay(settings, wanted), silent=as_json))
@@ -170,6 +170,10 @@ def replay(  # noqa: PLR0913 - one parameter for each option
     done = "would be tried again" if dry_run else "tried again"
     published = "would be published again" if dry_run else "published again"
     click.echo(f"{counts['event']} events {done}, {counts['record']} records {published}, {counts['skipped']} skipped")
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 async def _replay(run: Replay, *, silent: bool) -> list[Outcome]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import click
 import msgspec
@@ -99,7 +100,7 @@ def _line(event: bytes) -> str:
 
 
 @events.command()
-@click.argument("event_id", metavar="ID")
+@click.argument("event_id", metavar="ID", type=click.UUID)
 @click.option(
     "--wait",
     "wait_s",
@@ -111,10 +112,10 @@ def _line(event: bytes) -> str:
 @options.URL
 @options.KEY
 @options.JSON
-def get(*, event_id: str, wait_s: float, data: Path, url: str | None, key: str | None, as_json: bool) -> None:
+def get(*, event_id: UUID, wait_s: float, data: Path, url: str | None, key: str | None, as_json: bool) -> None:
     """Show one event: what was sent, and what has become of it."""
     with closing(options.client(data, url, key)) as client:
-        event = Reader(client).event(event_id, wait_s)
+        event = Reader(client).event(str(event_id), wait_s)
     if as_json:
         click.echo(event)
         return
@@ -133,18 +134,18 @@ def _text(value: bytes) -> str:
 
 
 @events.command()
-@click.argument("event_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("event_ids", metavar="ID...", nargs=-1, required=True, type=click.UUID)
 @options.DATA
 @options.URL
 @options.KEY
 @options.JSON
-def retry(*, event_ids: tuple[str, ...], data: Path, url: str | None, key: str | None, as_json: bool) -> None:
+def retry(*, event_ids: tuple[UUID, ...], data: Path, url: str | None, key: str | None, as_json: bool) -> None:
     """Have FAILED events go through processing again. Exits with 1 when one of them cannot."""
     outcomes = []
     with closing(options.client(data, url, key)) as client:
         reader = Reader(client)
         for event_id in event_ids:
-            outcomes.append(reader.retry(event_id))
+            outcomes.append(reader.retry(str(event_id)))
             if not as_json:
                 _show(outcomes[-1])
     if as_json:

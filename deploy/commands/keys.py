@@ -1,5 +1,6 @@
 """``headrace keys``: API keys."""
 
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -9,6 +10,16 @@ import msgspec
 from deploy import api_keys
 from deploy.commands import options
 from schemas.keys import SCOPES
+from schemas.timestamps import read_timestamp
+
+
+def _instant(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return read_timestamp(text)[0]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.group()
@@ -20,20 +31,27 @@ def keys() -> None:
 @click.option("--name", required=True, help="Whose key it is.")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="Repeatable.  [default: all]")
 @click.option("--program", "programs", multiple=True, type=click.UUID, help="Restrict to a program; repeatable.")
+@click.option("--expires-at", callback=_instant, metavar="TIMESTAMP", help="RFC 3339 with an offset.  [default: never]")
+@click.option(
+    "--rate", type=click.FloatRange(min=0), help="Events per second, 0 for no limit.  [default: the gateways']"
+)
 @options.DATA
 @options.DATABASE
 @options.JSON
-def create(
+def create(  # noqa: PLR0913 - one argument per option
     *,
     name: str,
     scopes: tuple[str, ...],
     programs: tuple[UUID, ...],
+    expires_at: datetime | None,
+    rate: float | None,
     data: Path,
     database_url: str | None,
     as_json: bool,
 ) -> None:
     """Make a key. It is shown now and never again."""
-    text = api_keys.create(options.database(data, database_url), name, scopes or SCOPES, programs)
+    grant = api_keys.Grant(scopes or SCOPES, programs, expires_at, rate)
+    text = api_keys.create(options.database(data, database_url), name, grant)
     click.echo(msgspec.json.encode({"name": name, "api_key": text}).decode() if as_json else text)
 
 

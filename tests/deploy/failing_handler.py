@@ -9,7 +9,7 @@ from processors.handling import Job, Reject
 
 
 async def handle(jobs: Sequence[Job], connection: AsyncConnection[Any]) -> list[Any]:
-    """Reject events with ``{"reject": true}``; with ``{"then": "succeed"}`` only until somebody asks for another try."""
+    """Reject events with ``{"reject": true}``; with ``{"then": "succeed"}`` only at the first try."""
     del connection
     return [_outcome(job) for job in jobs]
 
@@ -19,4 +19,4 @@ def _outcome(job: Job) -> dict[str, str] | Reject | None:
         return None
     if job.failed_before and job.event_data.get("then") == "succeed":
         return {"second": "chance"}
-    return Reject("not_wanted", "told to refuse")
+    return Reject(job.event_data.get("code", "not_wanted"), "told to refuse")

@@ -1,5 +1,6 @@
 """`headrace dlq`: letters listed, shown and replayed, on the real Kafka, Postgres and worker."""
 
+import asyncio
 import json
 import uuid
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deploy.cli import cli
+from deploy.dead_letters import Filter
+from deploy.replay import Replay, Wanted
+from schemas.settings import Settings
 from tests.deploy import letters
 from tests.deploy.letters import Record, await_status, event, failed_event, publish, stored
 from tests.stack import Stack, wait_until
@@ -21,9 +25,9 @@ def stack(failing_stack: Stack) -> Stack:
     return failing_stack
 
 
-def dlq(stack: Stack, *arguments: str) -> Result:
+def dlq(stack: Stack, *arguments: str, answer: str | None = None) -> Result:
     environment = {name: value for name, value in stack.environment().items() if name.startswith("HEADRACE_")}
-    return CliRunner().invoke(cli, ["dlq", *arguments], env=environment)
+    return CliRunner().invoke(cli, ["dlq", *arguments], env=environment, input=answer)
 
 
 def replayed(stack: Stack, *arguments: str) -> dict[str, Any]:
@@ -149,15 +153,32 @@ def test_unreadable_record_comes_back_byte_by_byte_and_no_loop_begins(stack: Sta
 
 
 def test_conflict_is_published_again_and_loses_again(stack: Stack, program_id: str) -> None:
-    """Although its event is FAILED: the letter is of another payload."""
-    event_id = failed_event(stack, program_id, "k")
+    """Although its event is FAILED, and even with the same code: the letter is of another payload."""
+    event_id = failed_event(stack, program_id, "k", code="idempotency_conflict", then="succeed")
     other = json.dumps(event(program_id, "k", other=True)).encode()
     publish(stack.kafka, Record(program_id.encode(), other))
     wait_until(lambda: len(letters.letters(stack.database_url, program_id)) == 2, "the conflict", 20)
     told = replayed(stack, "--program", program_id, "--code", "idempotency_conflict")
-    assert (told["event"], told["record"]) == (0, 1)
+    assert [one["action"] for one in told["letters"]] == ["event", "record"]
     wait_until(lambda: len(stored(stack.database_url, event_id)["conflicts"]) == 2, "a second conflict", 20)
-    assert stored(stack.database_url, event_id)["status"] == "FAILED"
+    await_status(stack.database_url, event_id, "COMPLETED")
+
+
+def test_letters_of_records_that_fail_again_are_for_another_run(
+    stack: Stack, program_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, own = "idempotency_conflict", Replay._publish  # noqa: SLF001 - to be done by the patch as well
+    letters.post(stack, "/v1/events", event(program_id, "k"))
+    publish(stack.kafka, Record(program_id.encode(), json.dumps(event(program_id, "k", other=True)).encode()))
+    wait_until(lambda: len(letters.letters(stack.database_url, program_id)) == 1, "the conflict", 20)
+
+    async def publish_and_wait(run: Replay, records: list[Any]) -> None:
+        wanted = len(letters.letters(stack.database_url, program_id)) + len(records)
+        await own(run, records)
+        wait_until(lambda: len(letters.letters(stack.database_url, program_id)) == wanted, "it fails again", 20)
+
+    monkeypatch.setattr(Replay, "_publish", publish_and_wait)
+    assert replayed(stack, "--program", program_id, "--code", code, "--limit", "3")["record"] == 1
 
 
 def test_dry_run_tells_and_changes_nothing(stack: Stack, program_id: str) -> None:
@@ -197,6 +218,74 @@ def test_without_kafka_nothing_is_marked(stack: Stack, program_id: str, monkeypa
     assert told.stderr.splitlines()[-1].startswith("Error: Kafka at 127.0.0.1:9 does not take the records")
     assert letters.letters(stack.database_url, program_id)[0]["replayed_at"] is None
     assert audits(stack, program_id) == []
+
+
+def test_crash_after_the_acknowledgement_leaves_the_letter_open(
+    stack: Stack, program_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event_id = failed_event(stack, program_id, "failing", then="succeed")
+    publish(stack.kafka, Record(b"wrong", json.dumps(event(program_id, "k")).encode()))
+    wait_until(lambda: len(letters.letters(stack.database_url, program_id)) == 2, "the second letter", 20)
+
+    class CrashError(Exception):
+        pass
+
+    async def crash(*_: object) -> None:
+        raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replay, "_note", crash)
+        assert isinstance(dlq(stack, "replay", "--program", program_id).exception, CrashError)
+    await_status(stack.database_url, str(uuid.uuid5(uuid.UUID(program_id), "k")), "COMPLETED")
+    assert stored(stack.database_url, event_id)["status"] == "FAILED"
+    assert [one["replayed_at"] for one in letters.letters(stack.database_url, program_id)] == [None, None]
+    again = replayed(stack, "--program", program_id)
+    assert (again["event"], again["record"]) == (1, 1)
+    await_status(stack.database_url, event_id, "COMPLETED")
+    query = "select count(*) as n from headrace.events where program_id = %s"
+    assert letters.rows(stack.database_url, query, program_id) == [{"n": 2}]
+
+
+def test_two_replays_at_once_take_each_letter_once(stack: Stack, program_id: str) -> None:
+    count = 250
+    values = [json.dumps(event(program_id, f"k{number}")).encode() for number in range(count)]
+    publish(stack.kafka, *(Record(b"wrong", value) for value in values))
+    wait_until(lambda: len(letters.letters(stack.database_url, program_id)) == count, "the letters", 20)
+    settings = Settings(kafka=stack.kafka, database_url=stack.database_url)
+
+    async def run(by: str) -> list[int]:
+        wanted = Wanted(Filter(programs=[uuid.UUID(program_id)]), None, by, dry_run=False)
+        return [outcome.number async for outcome in Replay(settings, wanted).outcomes()]
+
+    async def both() -> list[list[int]]:
+        return list(await asyncio.gather(run(f"a {program_id}"), run(f"b {program_id}")))
+
+    first, second = asyncio.run(both())
+    assert sorted(first + second) == [one["number"] for one in letters.letters(stack.database_url, program_id)]
+    audited = [one["records"] for by in "ab" for one in audits(stack, f"{by} {program_id}")]
+    assert sorted(audited) == sorted(part for part in (len(first), len(second)) if part)
+    wait_until(lambda: completed(stack, program_id) == count, "every event processed", 20)
+    query = "select sum(duplicate_count)::int as n from headrace.events where program_id = %s"
+    assert letters.rows(stack.database_url, query, program_id) == [{"n": 0}]
+
+
+def completed(stack: Stack, program_id: str) -> int:
+    query = "select count(*) as n from headrace.events where program_id = %s and status = 'COMPLETED'"
+    return int(letters.rows(stack.database_url, query, program_id)[0]["n"])
+
+
+def test_many_letters_are_asked_for_at_a_terminal(
+    stack: Stack, program_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed_event(stack, program_id, "k")
+    monkeypatch.setattr("deploy.commands.dlq._UNASKED_MAX", 0)
+    monkeypatch.setattr("deploy.commands.dlq._at_terminal", lambda: True)
+    arguments = ("replay", "--program", program_id, "--by", program_id)
+    refused = dlq(stack, *arguments, answer="n\n")
+    assert (refused.exit_code, "Replay 1 dead letters? [y/N]" in refused.stderr) == (1, True)
+    assert audits(stack, program_id) == []
+    assert dlq(stack, *arguments, "--yes").stderr == ""
+    assert [one["events"] for one in audits(stack, program_id)] == [1]
 
 
 def test_show_tells_the_record(stack: Stack, program_id: str) -> None:

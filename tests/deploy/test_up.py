@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import click
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -158,7 +159,7 @@ def test_wrong_settings_are_told_all_at_once(environment: dict[str, str]) -> Non
     assert re.findall(r"HEADRACE_\w+", done.stderr) == ["HEADRACE_PARTITIONS", "HEADRACE_PROT"]
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "send", "migrate", "gateway", "worker", "setup", "keys"])
+@pytest.mark.parametrize("command", cli.list_commands(click.Context(cli)))
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(cli, [command, "--help"])
     assert result.exit_code == 0

@@ -21,7 +21,7 @@ async def serving(settings: Settings, *, kafka_answers: bool = True) -> AsyncIte
     app = app_module.create_app()
     async with app_module.running(app, settings):
         async with asyncio.timeout(20):
-            while kafka_answers and app.state.intake.kafka_ready() is not None:
+            while kafka_answers and app.state.intake.kafka_ready() is not None:  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.01)
         yield app
 

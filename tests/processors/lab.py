@@ -23,6 +23,8 @@ ACT = "tests.handlers_for_tests:act"
 WATCHING = "tests.handlers_for_tests:watching"
 Headers = Sequence[tuple[str, bytes]]
 
+PARTITIONS_FROM = 10_000
+"""Partitions below this are real."""
 WRITTEN_AT_MS = 1_700_000_000_000
 
 
@@ -75,7 +77,7 @@ class Partition:
 
     def __init__(self) -> None:
         self.topic = f"events-{uuid.uuid4()}"
-        self.number = 10_000 + uuid.uuid4().int % 2_000_000_000
+        self.number = PARTITIONS_FROM + uuid.uuid4().int % 2_000_000_000
         self.log: list[Record] = []
 
     def put(self, value: bytes | None, key: bytes | None, headers: Headers = ()) -> Record:
@@ -155,6 +157,11 @@ async def bench(database_url: str, handlers: str = LEDGER, **settings: object) -
         yield made
     finally:
         await made.processor.stop()
+
+
+def forget_retries(database_url: str) -> None:
+    """Leave no attempts to the workers of later tests."""
+    rows(database_url, "delete from headrace.retries where kafka_partition >= %s", PARTITIONS_FROM)
 
 
 def make_tables(database_url: str) -> None:

@@ -175,12 +175,12 @@ async def test_a_hanging_event_is_found_within_a_few_limits(tables: str, program
 
 async def test_events_that_all_hang_hold_their_partition_for_a_bounded_time(tables: str, program_id: str) -> None:
     partition = Partition()
-    partition.put_events(program_id, [{"do": "hang"}] * 50)
+    partition.put_events(program_id, [{"do": "hang"}] * 400)
     async with bench(tables, BOTH, handler_timeout_s=0.3) as lab:
         started = time.perf_counter()
         await lab.process(partition)
         assert time.perf_counter() - started < 3
-    assert list(statuses_of(tables, program_id).values()) == ["PROCESSING"] * 50
+    assert list(statuses_of(tables, program_id).values()) == ["PROCESSING"] * 400
     assert ledger_of(tables, program_id) == []
 
 
