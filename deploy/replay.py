@@ -21,6 +21,7 @@ from deploy.dead_letters import MATCHES, Filter, Letter, select
 from deploy.errors import DeployError
 from schemas import errors, kafka, topics
 from schemas.event import Event, EventReader, InvalidEventError
+from schemas.retry_sql import PLAN_ATTEMPTS
 from schemas.settings import Settings
 
 _CHUNK_LETTERS_MAX = 100
@@ -45,23 +46,6 @@ _RECORD_CODES = frozenset(
 
 _CHUNK = f"number > %(after)s and number <= %(until)s and {MATCHES} order by number limit %(most)s"
 _STANDINGS = "select id, status::text, error_code, fingerprint from headrace.events where id = any(%s)"
-# In the order of ids, as the processors do it, so that no two wait for each other in a circle.
-_PLAN = """
-with locked as (
-    select id from headrace.events where id = any(%(ids)s::uuid[]) and status = 'FAILED' order by id for update
-), again as (
-    update headrace.events e
-    set status = 'PENDING', attempts = 0, error_code = null, error_message = null, result = null, processed_at = null,
-        updated_at = now(), failed_before = true
-    from locked where e.id = locked.id
-    returning e.id, e.kafka_partition, e.program_id
-)
-insert into headrace.retries (id, kafka_partition, program_id, attempt, not_before, record)
-select again.id, kafka_partition, program_id, 1, now(), record
-from again join unnest(%(ids)s::uuid[], %(records)s::bytea[]) as wanted (id, record) on wanted.id = again.id
-on conflict (id) do update set attempt = 1, not_before = now(), sent_at = null
-returning id
-"""
 _MARK = """
 update headrace.dead_letter_records set replayed_at = now(), replayed_by = %s where number = any(%s::bigint[])
 """
@@ -217,7 +201,7 @@ class Replay:
         """Plan an attempt at each event that is still FAILED; one that is not has been planned by somebody else."""
         records = {UUID(bytes=event.id): event.record for _, event in events}
         if records:
-            await connection.execute(_PLAN, {"ids": list(records), "records": list(records.values())})
+            await connection.execute(PLAN_ATTEMPTS, {"ids": list(records), "records": list(records.values())})
 
     async def _note(self, connection: Connection, outcomes: Sequence[Outcome]) -> None:
         """Mark the letters that were replayed, and count them in the audit."""

@@ -19,27 +19,17 @@ from gateway.problems import ApiError, unavailable
 from schemas.errors import NOT_FOUND, NOT_RETRYABLE
 from schemas.event import EventReader
 from schemas.identity import program
+from schemas.retry_sql import PLAN_ATTEMPTS
 
 _is_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 _encode = msgspec.json.Encoder().encode
 
 _LOCK = """
 select program_id::text, status::text, idempotency_key, event_timestamp, external_id, participant_id::text,
-       recipient_external_id, recipient_id::text, event_data::text, kafka_partition
+       recipient_external_id, recipient_id::text, event_data::text
 from headrace.events where id = %s::uuid for update
 """
 _CLAIMED = "select record from headrace.claims where id = %s::uuid"
-_AGAIN = """
-update headrace.events set status = 'PENDING', attempts = 0, error_code = null, error_message = null, result = null,
-       processed_at = null, updated_at = now(), failed_before = true
-where id = %s::uuid
-"""
-_PLAN = """
-insert into headrace.retries (id, kafka_partition, program_id, attempt, not_before, record)
-values (%s::uuid, %s, %s::uuid, 1, now(), %s)
-on conflict (id) do update set attempt = 1, not_before = now(), sent_at = null
-"""
-
 _FIELDS = (
     "idempotency_key",
     "event_timestamp",
@@ -89,8 +79,7 @@ async def _plan(connection: Connection, key: Key, event_id: str, reader: EventRe
     if status != "FAILED":
         raise _not_retryable(status)
     record = reader.read(_encode(_event(row))).record
-    await connection.execute(_AGAIN, [event_id])
-    await connection.execute(_PLAN, [event_id, row[9], program_id, record])
+    await connection.execute(PLAN_ATTEMPTS, {"ids": [event_id], "records": [record]})
 
 
 async def _refuse_claimed(connection: Connection, key: Key, event_id: str) -> None:

@@ -60,7 +60,7 @@ def prepare(folder: Path, brokers: int | None = None) -> Cluster:
     count = kept.brokers if kept else brokers or 1
     old = kept.broker_ports + kept.controller_ports if kept else []
     chosen = ports.pick(2 * count, keep=old)
-    cluster_id = kept.cluster_id if kept else base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    cluster_id = kept.cluster_id if kept else _new_cluster_id()
     cluster = Cluster(cluster_id, count, chosen[:count], chosen[count:])
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for number in range(count):
@@ -68,6 +68,11 @@ def prepare(folder: Path, brokers: int | None = None) -> Cluster:
     _format(folder, cluster)
     (folder / "cluster.json").write_bytes(msgspec.json.encode(cluster))
     return cluster
+
+
+def _new_cluster_id() -> str:
+    """A UUID as Kafka writes it, in base 64; never with a dash in front, which its tools take for an option."""
+    return "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
 
 
 def _properties(folder: Path, cluster: Cluster, number: int) -> dict[str, str]:

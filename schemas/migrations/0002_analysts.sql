@@ -17,7 +17,8 @@ from headrace.dead_letter_records;
 create view headrace.pipeline_lag as
 select topic, kafka_partition, end_offset, next_offset as processed_offset, greatest(end_offset - next_offset, 0) as lag,
        case when end_offset <= next_offset then 0
-            else extract(epoch from now() - coalesce(record_at, caught_up_at)) end::double precision as seconds_behind,
+            else extract(epoch from now() - coalesce(record_at, nullif(caught_up_at, '-infinity'))) end::double precision
+            as seconds_behind,
        updated_at
 from headrace.progress;
 

@@ -214,13 +214,24 @@ async def test_a_flood_is_cut_into_statements(pool: Pool, monkeypatch: pytest.Mo
     assert max(sizes) <= 2_000
 
 
-async def test_large_records_of_many_requests_are_claimed_in_time(pool: Pool) -> None:
-    """The largest bodies, twenty at once: no statement may carry them all."""
-    claims = Claims(pool, 5)
+async def test_large_records_of_many_requests_do_not_share_a_statement(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def spy(claims: list[Claim]) -> dict[str, bytes | str]:
+        sizes.append(sum(len(claim.record) for claim in claims))
+        return parameters(claims)
+
+    parameters = module._parameters  # noqa: SLF001
+    monkeypatch.setattr(module, "_parameters", spy)
+    claims = Claims(pool, 10)
     record = random.Random(1).randbytes(65_000)  # noqa: S311 - only large
-    requests = [[claim_of(id_, 1, record) for id_ in new_ids(100)] for _ in range(8)]
+    requests = [[claim_of(id_, 1, record) for id_ in new_ids(60)] for _ in range(5)]
     answers = await asyncio.gather(*map(claims.claim, requests))
-    assert sum(len(answer) for answer in answers) >= 800
+    assert all(answer.keys() >= {claim.id for claim in asked} for asked, answer in zip(requests, answers, strict=True))
+    assert sum(sizes) == 5 * 60 * len(record)
+    assert max(sizes) == 2 * 60 * len(record)  # a third would pass 8 MiB
 
 
 async def refused_after(claims: Claims) -> float:
@@ -255,8 +266,9 @@ async def test_a_deaf_postgres_costs_one_timeout_and_later_requests_nothing(prox
         proxy.set_deaf(True)
         waiting = [asyncio.create_task(refused_after(claims)) for _ in range(5)]
         await asyncio.sleep(TIMEOUT_S / 2)
-        waiting += [asyncio.create_task(refused_after(claims)) for _ in range(5)]
+        queued = [asyncio.create_task(refused_after(claims)) for _ in range(5)]
         assert max(await asyncio.gather(*waiting)) < TIMEOUT_S + SLACK_S
+        assert max(await asyncio.gather(*queued)) < TIMEOUT_S  # they do not wait for a statement of their own
         assert await refused_after(claims) < 0.1
         await asyncio.sleep(1.1)  # one request tries again, the others do not wait for it
         trial = asyncio.create_task(refused_after(claims))

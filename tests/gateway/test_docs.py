@@ -49,7 +49,7 @@ def test_every_schema_is_used() -> None:
 
 def test_the_document_has_every_route_and_no_other() -> None:
     routes = {
-        (method.lower(), route.path)
+        (method.lower(), route.path_format)
         for route in create_app().routes
         if isinstance(route, Route) and route.path not in PAGES
         for method in (route.methods or set()) - {"HEAD"}
