@@ -6,17 +6,18 @@ ids up among the events and claims those that are in neither table. Why it is wr
 - The ids are sorted, so that two gateways never wait for each other in a circle.
 - The loser of a race does not see the winner's row in its own snapshot: such ids come back with no owner and are asked
   for again.
-- A claim is never released here: an identical request may lean on it. The workers' sweeper frees claims.
+- A claim is never released here: an identical request may lean on it. The workers' sweeper frees claims, old ones
+  whose record never came; so a request that leans on an aging claim begins it anew.
 - Ids and fingerprints travel as one `bytea`, split in SQL: a quarter of the cost of two arrays.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
-from uuid import UUID
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 import structlog
+from psycopg.rows import TupleRow
 
 from gateway.database import Pool, hung_up_after
 from gateway.ingest import PENDING, Owner
@@ -50,11 +51,18 @@ fresh as (
     on conflict (id) do nothing
     returning id
 )
-select i.n, coalesce(k.fingerprint, c.fingerprint) as fingerprint, k.status::text
+select i.n, coalesce(k.fingerprint, c.fingerprint) as fingerprint, k.status::text,
+       coalesce(c.claimed_at < now() - make_interval(secs => %(renew_after_s)s), false) as aging
 from input i
 left join known k on k.n = i.n
 left join headrace.claims c on c.id = i.id and k.n is null
 where not exists (select from fresh f where f.id = i.id)
+"""
+
+_RENEW = """
+update headrace.claims set claimed_at = now()
+where id in (select id from headrace.claims where id = any(%s::uuid[]) order by id for update)
+returning id
 """
 
 
@@ -79,9 +87,11 @@ class _Waiting(NamedTuple):
 class Claims:
     """Claims ids for all requests of this process."""
 
-    def __init__(self, pool: Pool, timeout_s: float) -> None:
+    def __init__(self, pool: Pool, timeout_s: float, renew_after_s: float = 300.0) -> None:
+        """A claim that is older than `renew_after_s` begins anew when a request leans on it."""
         self._pool = pool
         self._timeout_s = timeout_s
+        self._renew_after_s = renew_after_s
         self._waiting: list[_Waiting] = []
         self._runner: asyncio.Task[None] | None = None
         self._failed = False
@@ -160,25 +170,38 @@ class Claims:
 
     async def _ask(self, asked: list[Claim], owners: dict[bytes, Owner], deadline: float) -> list[Claim]:
         """Ask once; fills `owners`, and returns the claims that lost a race against a row not yet visible."""
-        rows = await self._rows(asked, deadline)
-        lost = []
+        parameters = _parameters(asked) | {"renew_after_s": self._renew_after_s}
+        rows = await self._rows(_CLAIM, parameters, deadline)
+        lost, leaned_on = [], []
         for claim in asked:
             owners[claim.id] = Owner(claim.fingerprint, PENDING)
-        for number, fingerprint, status in rows:
+        for number, fingerprint, status, aging in rows:
             claim = asked[number]
             if fingerprint is None:
                 lost.append(claim)
-            else:
-                owners[claim.id] = Owner(fingerprint.bytes, status or PENDING)
-        return lost
+                continue
+            owners[claim.id] = Owner(fingerprint.bytes, status or PENDING)
+            if aging and fingerprint.bytes == claim.fingerprint:
+                leaned_on.append(claim)
+        return lost + await self._not_renewed(leaned_on, deadline)
 
-    async def _rows(self, asked: list[Claim], deadline: float) -> list[tuple[int, UUID | None, str | None]]:
+    async def _not_renewed(self, claims: list[Claim], deadline: float) -> list[Claim]:
+        """Begin old claims anew, so that none is freed while a request leans on it; those that are gone already."""
+        if not claims:
+            return []
+        ids = "{" + ",".join(claim.id.hex() for claim in claims) + "}"
+        renewed = {row[0].bytes for row in await self._rows(_RENEW, [ids], deadline)}
+        return [claim for claim in claims if claim.id not in renewed]
+
+    async def _rows(
+        self, statement: LiteralString, parameters: dict[str, Any] | list[Any], deadline: float
+    ) -> list[TupleRow]:
         now = asyncio.get_running_loop().time
         async with self._pool.connection(max(0.0, deadline - now())) as connection:
             # Not by cancelling: psycopg would then talk to the server once more, which may be deaf.
             with hung_up_after(connection, max(0.0, deadline - now())):
                 async with connection.cursor(binary=True) as cursor:
-                    await cursor.execute(_CLAIM, _parameters(asked), prepare=True)
+                    await cursor.execute(statement, parameters, prepare=True)
                     return await cursor.fetchall()
 
 
@@ -188,7 +211,7 @@ def _give_up(waitings: Sequence[_Waiting], error: Exception) -> None:
             waiting.owners.set_exception(error)
 
 
-def _parameters(asked: list[Claim]) -> dict[str, bytes | str]:
+def _parameters(asked: list[Claim]) -> dict[str, Any]:
     starts, start = [], 1
     for claim in asked:
         starts.append(start)

@@ -50,7 +50,7 @@ class Intake:
         self.settings = settings
         self.reader = EventReader(settings.max_event_bytes)
         self.producer = Producer(settings)
-        self.claims = Claims(pool, settings.database_timeout_s)
+        self.claims = Claims(pool, settings.database_timeout_s, settings.claim_ttl_s / 2)
         self._held_events = 0  # from before their claim until their answer
 
     async def start(self) -> None:
@@ -159,7 +159,7 @@ async def post_batch(request: Request) -> Response:
     await request.app.state.limits.charge(request.scope, key, len(items))
     taken = await intake.take_in(items, request.headers.get("traceparent"))
     if all(isinstance(item, Refusal) and item.code is errors.UNAVAILABLE for item in taken.items):
-        raise _unavailable(intake)
+        raise _unavailable()
     return _answer(_encode(ingest.answer_batch(taken.items, taken.owners)), taken)
 
 
@@ -175,7 +175,7 @@ async def post_event(request: Request) -> Response:
     if isinstance(item, Event):
         return _answer(_encode(ingest.answer_event(item, taken.owners[item.id].status)), taken)
     if item.code is errors.UNAVAILABLE:
-        raise _unavailable(intake)
+        raise _unavailable()
     fields = [field_error(item.field, item.message.removeprefix(f"{item.field}: "))] if item.field else []
     raise ApiError(item.code, item.message, errors=fields)
 
@@ -186,9 +186,10 @@ def _may_use(request: Request, key: Key) -> Callable[[bytes], bool]:
     return lambda packed: key.may_use(packed) and programs.may_use(packed)
 
 
-def _unavailable(intake: Intake) -> ApiError:
-    reason = intake.kafka_ready() or "Kafka does not acknowledge in time, or too many events wait for it"
-    return ApiError(errors.UNAVAILABLE, f"{reason}; send it again", headers=_RETRY_AFTER)
+def _unavailable() -> ApiError:
+    # Which broker is silent is for /readyz to say, not for producers.
+    message = "Kafka does not acknowledge in time, or too many events wait for it; send it again"
+    return ApiError(errors.UNAVAILABLE, message, headers=_RETRY_AFTER)
 
 
 def _answer(content: bytes, taken: TakenIn) -> Response:

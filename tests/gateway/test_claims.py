@@ -113,6 +113,49 @@ async def test_processed_events_give_their_owner_and_status(pool: Pool, database
     assert stored(database_url, [each.id for each in asked]).keys() == {fresh}  # what is final needs no claim
 
 
+async def test_a_request_that_leans_on_an_old_claim_begins_it_anew(pool: Pool, database_url: str) -> None:
+    """Else the sweeper could free it while its record is on the way, and another payload would win as well."""
+    same, other, young = new_ids(3)
+    claims = Claims(pool, TIMEOUT_S, renew_after_s=60.0)
+    await claims.claim([claim_of(id_, 1) for id_ in (same, other, young)])
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "update headrace.claims set claimed_at = now() - interval '61 seconds' where id = any(%s::uuid[])",
+            ([same.hex(), other.hex()],),
+        )
+    owners = await claims.claim([claim_of(same, 1), claim_of(other, 2), claim_of(young, 1)])
+    assert [owners[id_].fingerprint[-1] for id_ in (same, other, young)] == [1, 1, 1]
+    with psycopg.connect(database_url) as connection:
+        old = connection.execute(
+            "select id from headrace.claims where id = any(%s::uuid[]) and claimed_at < now() - interval '30 seconds'",
+            ([same.hex(), other.hex(), young.hex()],),
+        ).fetchall()
+    assert [row[0].bytes for row in old] == [other], "a conflict does not lean"
+
+
+async def test_a_claim_freed_under_a_request_is_claimed_again(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (id_,) = new_ids(1)
+    claims = Claims(pool, TIMEOUT_S, renew_after_s=0.0)
+    await claims.claim([claim_of(id_, 1)])
+    renew = claims._not_renewed  # noqa: SLF001 - the moment between the look and the renewal
+    freed = False
+
+    async def free_first(leaned_on: list[Claim], deadline: float) -> list[Claim]:
+        nonlocal freed
+        if not freed:
+            freed = True
+            with psycopg.connect(database_url) as connection:
+                connection.execute("delete from headrace.claims where id = %s::uuid", (id_.hex(),))
+        return await renew(leaned_on, deadline)
+
+    monkeypatch.setattr(claims, "_not_renewed", free_first)
+    owners = await claims.claim([claim_of(id_, 1)])
+    assert owners[id_].fingerprint[-1] == 1
+    assert stored(database_url, [id_]) == {id_: (1).to_bytes(16, "big")}
+
+
 async def test_two_gateways_racing_agree_on_one_owner_each(two_gateways: list[Claims], database_url: str) -> None:
     """Traps (a) and (b): whole sets in opposite orders, hundreds of times, without a deadlock or a wrong word."""
     rng = random.Random(4)  # noqa: S311 - repeatable, not secret
