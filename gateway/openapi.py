@@ -6,7 +6,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from gateway import metrics
-from gateway.components import EXAMPLE_EVENT, Schema, components, reference
+from gateway.components import (
+    EXAMPLES,
+    Schema,
+    components,
+    example_of_error,
+    example_of_problem,
+    reference,
+)
 from gateway.queries import DIRECTIONS, FILTERS, LIMIT_DEFAULT, LIMIT_MAX, SORTS
 from gateway.waiting import WAIT_S_MAX
 from schemas import errors
@@ -15,19 +22,33 @@ from schemas.errors import ErrorCode
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 
-_ALWAYS = (errors.INTERNAL_ERROR,)
+# A head that is too large, late or no HTTP is refused before the route is known.
+_ALWAYS = (errors.INVALID_REQUEST, errors.REQUEST_TIMEOUT, errors.INTERNAL_ERROR)
 _WITH_KEY = (errors.UNAUTHORIZED, errors.FORBIDDEN, errors.UNAVAILABLE)
 _WITH_BODY = (
     errors.INVALID_JSON,
-    errors.REQUEST_TIMEOUT,
     errors.PAYLOAD_TOO_LARGE,
     errors.UNSUPPORTED_MEDIA_TYPE,
     errors.TOO_MANY_REQUESTS,
 )
 
 
+class Answer(NamedTuple):
+    """What an operation answers where nothing is wrong."""
+
+    status: int
+    description: str
+    schema: Schema
+    example: object
+    media_type: str = JSON
+
+
+def _answer(status: int, description: str, name: str) -> Answer:
+    return Answer(status, description, reference(name), EXAMPLES[name])
+
+
 class Operation(NamedTuple):
-    """One method of one route. `answer` is (status, description, media type, schema)."""
+    """One method of one route."""
 
     method: str
     path: str
@@ -35,7 +56,7 @@ class Operation(NamedTuple):
     tag: str
     summary: str
     description: str
-    answer: tuple[int, str, str, Schema]
+    answer: Answer
     errors: Sequence[ErrorCode] = ()
     scope: str | None = None
     parameters: Sequence[Schema] = ()
@@ -78,7 +99,7 @@ OPERATIONS = (
         "Send one event",
         "200 means durable: Kafka has acknowledged the record on all replicas that must have it. The same key with the "
         "same payload gives the original event again; with another payload 409.",
-        (200, "The event, accepted", JSON, reference("AcceptedEvent")),
+        _answer(200, "The event, accepted", "AcceptedEvent"),
         (
             *_WITH_BODY,
             errors.IDEMPOTENCY_CONFLICT,
@@ -96,8 +117,8 @@ OPERATIONS = (
         "events",
         "Send 1 to 100 events",
         "Each event stands for itself: some can be accepted while others are refused. Results are in its order.",
-        (200, "A result for each event", JSON, reference("BatchAnswer")),
-        (*_WITH_BODY, errors.INVALID_REQUEST),
+        _answer(200, "A result for each event", "BatchAnswer"),
+        _WITH_BODY,
         "ingest",
         body="Batch",
     ),
@@ -108,8 +129,8 @@ OPERATIONS = (
         "events",
         "List events",
         "Filters are combined with AND. Events that are accepted but not yet taken up by a processor are not listed.",
-        (200, "One page", JSON, reference("EventPage")),
-        (errors.INVALID_REQUEST,),
+        _answer(200, "One page", "EventPage"),
+        (),
         "read",
         _LISTING,
     ),
@@ -120,8 +141,8 @@ OPERATIONS = (
         "events",
         "Get one event",
         "Found from the moment that its 200 was sent.",
-        (200, "The event", JSON, reference("Event")),
-        (errors.INVALID_REQUEST, errors.NOT_FOUND),
+        _answer(200, "The event", "Event"),
+        (errors.NOT_FOUND,),
         "read",
         (_EVENT_ID, _WAIT),
     ),
@@ -131,8 +152,8 @@ OPERATIONS = (
         "retryEvent",
         "events",
         "Process a FAILED event again",
-        "",
-        (202, "It is going to be processed again", JSON, reference("RetryAnswer")),
+        "It gets all its attempts anew. An event in any other status is left alone: 409.",
+        _answer(202, "It is going to be processed again", "RetryAnswer"),
         (errors.NOT_FOUND, errors.NOT_RETRYABLE),
         "ingest",
         (_EVENT_ID,),
@@ -143,8 +164,8 @@ OPERATIONS = (
         "getStats",
         "programs",
         "What a program's events come to",
-        "",
-        (200, "Counts by status and by hour", JSON, reference("Stats")),
+        "Counts of the events that processors have taken up; the hours are those of `event_timestamp`, in UTC.",
+        _answer(200, "Counts by status and by hour", "Stats"),
         (errors.NOT_FOUND,),
         "read",
         (_path_parameter("program_id", "The program"),),
@@ -155,8 +176,13 @@ OPERATIONS = (
         "isAlive",
         "operation",
         "Is the process alive?",
-        "",
-        (200, "It is", JSON, {"type": "object", "required": ["status"], "properties": {"status": {"const": "alive"}}}),
+        "It asks neither Kafka nor Postgres: a restart would mend neither.",
+        Answer(
+            200,
+            "It is",
+            {"type": "object", "required": ["status"], "properties": {"status": {"type": "string", "const": "alive"}}},
+            {"status": "alive"},
+        ),
     ),
     Operation(
         "get",
@@ -165,19 +191,19 @@ OPERATIONS = (
         "operation",
         "Can it take events?",
         "Kafka must be reachable. The state of Postgres is told but not required.",
-        (
+        Answer(
             200,
             "It can",
-            JSON,
             {
                 "type": "object",
                 "required": ["status", "kafka", "postgres"],
                 "properties": {
-                    "status": {"const": "ready"},
-                    "kafka": {"const": "ok"},
+                    "status": {"type": "string", "const": "ready"},
+                    "kafka": {"type": "string", "const": "ok"},
                     "postgres": {"type": "string", "description": "`ok`, or why it does not answer"},
                 },
             },
+            {"status": "ready", "kafka": "ok", "postgres": "ok"},
         ),
         (errors.UNAVAILABLE,),
     ),
@@ -187,10 +213,25 @@ OPERATIONS = (
         "getMetrics",
         "operation",
         "Metrics for Prometheus",
-        "",
-        (200, "Prometheus's text format", metrics.CONTENT_TYPE.partition(";")[0], {"type": "string"}),
+        "What this gateway has counted.",
+        Answer(
+            200,
+            "Prometheus's text format",
+            {"type": "string"},
+            "headrace_events_accepted_total 1284.0\n",
+            metrics.CONTENT_TYPE.partition(";")[0],
+        ),
     ),
 )
+
+
+_ABOUT = """Send events, one or a hundred in a request, and see what becomes of them.
+
+`headrace keys create` makes an API key. JSON in, JSON out; a body can be compressed (`Content-Encoding`: `gzip`, `zstd`).
+Sending again is always safe: the same idempotency key with the same payload is the same event.
+
+The topics, for services that use Kafka itself: [/asyncapi.json](/asyncapi.json), for machines too.
+"""
 
 
 @cache
@@ -205,7 +246,7 @@ def document() -> dict[str, Any]:
             "title": "Headrace",
             "version": own_version(),
             "summary": "An event pipeline: HTTP in, Kafka as the log, Postgres for the answers",
-            "description": "Send events, and see what becomes of them.",
+            "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "This gateway"}],
@@ -218,8 +259,8 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": components(),
             "securitySchemes": {
-                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                "bearer": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "The same key, as a bearer token"},
             },
             "headers": _HEADERS,
         },
@@ -271,19 +312,18 @@ def _operation(operation: Operation) -> Schema:
 
 
 def _body(name: str) -> Schema:
-    example = EXAMPLE_EVENT if name == "NewEvent" else {"events": [EXAMPLE_EVENT]}
-    return {"required": True, "content": {JSON: {"schema": reference(name), "example": example}}}
+    return {"required": True, "content": {JSON: {"schema": reference(name), "example": EXAMPLES[name]}}}
 
 
 def _responses(operation: Operation) -> dict[str, Schema]:
-    status, description, media_type, schema = operation.answer
+    answer = operation.answer
     limits = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset") if operation.scope else ()
     told = ("Idempotency-Check",) if operation.body else ()
     responses: dict[str, Schema] = {
-        str(status): {
-            "description": description,
+        str(answer.status): {
+            "description": answer.description,
             "headers": _headers("X-Request-Id", *told, *limits),
-            "content": {media_type: {"schema": schema}},
+            "content": {answer.media_type: {"schema": answer.schema, "example": answer.example}},
         }
     }
     by_status: dict[int, list[ErrorCode]] = {}
@@ -297,19 +337,17 @@ def _responses(operation: Operation) -> dict[str, Schema]:
 def _error_response(codes: list[ErrorCode], limits: Sequence[str]) -> Schema:
     status = codes[0].status
     told = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}.get(status, ())
-    examples = {code.code: _example(code) for code in codes}
     return {
         "description": "; ".join(f"`{code.code}`: {code.meaning}" for code in codes),
         "headers": _headers("X-Request-Id", *told, *limits),
         "content": {
             JSON: {
                 "schema": reference("Error"),
-                "examples": {name: {"value": each} for name, each in examples.items()},
+                "examples": {code.code: {"value": example_of_error(code)} for code in codes},
             },
-            PROBLEM: {"schema": reference("Problem")},
+            PROBLEM: {
+                "schema": reference("Problem"),
+                "examples": {code.code: {"value": example_of_problem(code)} for code in codes},
+            },
         },
     }
-
-
-def _example(code: ErrorCode) -> Schema:
-    return {"code": code.code, "message": code.meaning, "request_id": "4f1c0a5e9b7d2c3300000001"}

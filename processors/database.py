@@ -83,6 +83,15 @@ class Database:
         async with self._pool.connection() as connection, connection.transaction():
             return await work(connection)
 
+    async def vacuum_claims(self) -> None:
+        """Make the room of swept claims usable again, unless somebody else is at it. Raises what psycopg raises."""
+        async with self._pool.connection() as connection:
+            await connection.set_autocommit(True)  # a vacuum cannot stand in a transaction
+            try:
+                await connection.execute("vacuum (skip_locked) headrace.claims")
+            finally:
+                await connection.set_autocommit(False)
+
     async def run(self, work: Callable[[AsyncConnection[Any]], Awaitable[Result]]) -> Result:
         """Run `work` in a transaction; where Postgres is to blame, wait and do it again, for as long as it takes."""
         pause_s = _PAUSE_FIRST_S

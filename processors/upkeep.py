@@ -28,6 +28,7 @@ _SWEEP_EVERY_S = 5.0
 _STOP_S = 5.0
 _RETRIES_MAX = 500
 _SWEEP_MAX = 50_000
+_VACUUM_AFTER = 50_000
 
 # Longer than any statement of a gateway: one with an older snapshot sees either the claim or the event.
 CLAIM_GRACE_S = 30
@@ -72,6 +73,7 @@ class Upkeep:
         self._ends = EndOffsets(settings)
         self._tasks: list[asyncio.Task[None]] = []
         self._seen: deque[tuple[float, str]] = deque()
+        self._swept = 0
 
     async def start(self, context: Context) -> None:
         """Start the loops."""
@@ -133,6 +135,10 @@ class Upkeep:
             await self._sweep_all(_SWEEP_FINISHED, {"grace": CLAIM_GRACE_S, "seen": seen, "most": _SWEEP_MAX})
         lost = {"topic": topics.EVENTS, "ttl": self._settings.claim_ttl_s, "most": _SWEEP_MAX}
         await self._sweep_all(_SWEEP_LOST, lost)
+        if self._swept >= _VACUUM_AFTER:
+            # Autovacuum looks once a minute, in which a busy gateway makes a million claims.
+            self._swept = 0
+            await self._database.vacuum_claims()
 
     async def _seen_before_grace(self) -> str | None:
         """The transaction before which all had ended, so that all could see their rows, a grace ago."""
@@ -154,8 +160,10 @@ class Upkeep:
         async def delete(connection: AsyncConnection[Any]) -> int:
             return (await connection.execute(statement, values)).rowcount
 
-        while await self._database.once(delete) == _SWEEP_MAX:
-            continue
+        swept = _SWEEP_MAX
+        while swept == _SWEEP_MAX:
+            swept = await self._database.once(delete)
+            self._swept += swept
 
 
 def _retry_record(program_id: str, record: bytes, attempt: int, not_before: datetime) -> Outgoing:
