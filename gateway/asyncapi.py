@@ -89,7 +89,7 @@ _CHANNELS = (
         "outcomes",
         "send",
         "Try failing events again",
-        "Failing events on their way to another attempt: the processors' own, to be read by all and written by no other.",
+        "Failing events on their way to another attempt: written by the processors only, readable for all.",
         "RetriedEvent",
         _headers(attempt="The attempt's number", not_before="RFC 3339; when it is due"),
         reference("NewEvent"),
@@ -131,10 +131,7 @@ def document() -> dict[str, Any]:
             "version": own_version(),
             "description": "The topics of an installation. Partition = murmur2 of the key, as in Java's client.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
-            "tags": [
-                {"name": "events", "description": "What comes in"},
-                {"name": "outcomes", "description": "What becomes of it"},
-            ],
+            "tags": [_tag(name) for name in _TAGS],
         },
         "defaultContentType": JSON,
         "servers": {
@@ -147,16 +144,22 @@ def document() -> dict[str, Any]:
             "messages": {each.message: _message(each) for each in _CHANNELS},
             "schemas": {"NewEvent": schemas["NewEvent"], "FinalStatus": _STATUS},
             "securitySchemes": _SECURITY,
+            "tags": {name: {"name": name, "description": meaning} for name, meaning in _TAGS.items()},
         },
     }
 
 
+_TAGS = {"events": "What comes in", "outcomes": "What becomes of it"}
 _SECURITY: dict[str, Schema] = {
     "scramSha512": {"type": "scramSha512", "description": "SASL/SCRAM-SHA-512"},
     "scramSha256": {"type": "scramSha256", "description": "SASL/SCRAM-SHA-256"},
     "plain": {"type": "plain", "description": "SASL/PLAIN"},
     "certificate": {"type": "X509", "description": "A client certificate"},
 }
+
+
+def _tag(name: str) -> Schema:
+    return {"$ref": f"#/components/tags/{name}"}
 
 
 def _server(protocol: str, manner: str, security: list[str]) -> Schema:
@@ -187,7 +190,7 @@ def _operation(channel: _Channel) -> Schema:
         "channel": {"$ref": f"#/channels/{channel.name}"},
         "summary": channel.summary,
         "description": channel.description,
-        "tags": [{"name": channel.tag}],
+        "tags": [_tag(channel.tag)],
         "messages": [{"$ref": f"#/channels/{channel.name}/messages/{channel.message}"}],
     }
 

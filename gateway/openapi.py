@@ -227,7 +227,7 @@ OPERATIONS = (
 
 _ABOUT = """Send events, one or a hundred in a request, and see what becomes of them.
 
-`headrace keys create` makes an API key. JSON in, JSON out; a body can be compressed (`Content-Encoding`: `gzip`, `zstd`).
+`headrace keys create` makes an API key. JSON in, JSON out; a body can be compressed with gzip or zstd.
 Sending again is always safe: the same idempotency key with the same payload is the same event.
 
 The topics, for services that use Kafka itself: [/asyncapi.json](/asyncapi.json), for machines too.

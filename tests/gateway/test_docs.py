@@ -1,20 +1,24 @@
 """The machine-readable contracts agree with the code, with each other and with themselves; the page works offline."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
+from openapi_schema_validator import OAS31Validator, oas31_format_checker
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 
 from gateway import asyncapi, docs, openapi
 from gateway.app import create_app
-from gateway.components import EXAMPLE_EVENT, components
+from gateway.components import EXAMPLE_EVENT, EXAMPLES, components
 from gateway.events import EventAnswer
 from gateway.queries import PARAMETERS
 from schemas import topics
 from schemas.errors import HTTP_ERRORS, INVALID_REQUEST, METHOD_NOT_ALLOWED
 from schemas.event import EventReader, Fields
+from schemas.identity import uuid_text
 from tests.gateway.asgi import Client
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +32,86 @@ def references(value: Any) -> list[str]:  # noqa: ANN401 - any JSON
         found = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
         return found + [each for item in value.values() for each in references(item)]
     return [each for item in value for each in references(item)] if isinstance(value, list) else []
+
+
+def placed_examples(value: Any, place: str = "#") -> Iterator[tuple[str, dict[str, Any], Any]]:  # noqa: ANN401 - JSON
+    """Each example of a document: where it stands, its schema and its value."""
+    if isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from placed_examples(each, f"{place}/{index}")
+    if not isinstance(value, dict):
+        return
+    if "example" in value:  # of a media type
+        yield place, value["schema"], value["example"]
+    examples = value.get("examples", [])
+    if isinstance(examples, dict):  # of a media type, by name
+        yield from ((f"{place}/{name}", value["schema"], each["value"]) for name, each in examples.items())
+    elif "payload" in value:  # of a message
+        yield from ((f"{place}/{each['name']}", value["payload"], each["payload"]) for each in examples)
+    else:  # of a schema
+        yield from ((place, {key: value[key] for key in value if key != "examples"}, each) for each in examples)
+    for name, each in value.items():
+        if name not in {"example", "examples"}:
+            yield from placed_examples(each, f"{place}/{name}")
+
+
+def faults(document: dict[str, Any], schema: dict[str, Any], example: Any) -> list[str]:  # noqa: ANN401 - any JSON
+    validator = OAS31Validator({**schema, "components": document["components"]}, format_checker=oas31_format_checker)
+    return [f"{'/'.join(map(str, each.path))}: {each.message}" for each in validator.iter_errors(example)]
+
+
+def test_the_document_is_openapi() -> None:
+    assert [str(each) for each in OpenAPIV31SpecValidator(DOCUMENTS["openapi"]).iter_errors()] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_example_fits_its_schema(name: str) -> None:
+    found = list(placed_examples(DOCUMENTS[name]))
+    assert len(found) > {"openapi": 100, "asyncapi": 3}[name]
+    wrong = {place: faults(DOCUMENTS[name], schema, example) for place, schema, example in found}
+    assert {place: messages for place, messages in wrong.items() if messages} == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "1"}, "'1' is not a 'uuid'"),
+        ({"event_timestamp": "today"}, "'today' is not a 'date-time'"),
+        ({"status": "DONE"}, "'DONE' is not one of"),
+    ],
+)
+def test_an_example_that_does_not_fit_is_found(change: dict[str, str], message: str) -> None:
+    example = EXAMPLES["Event"] | change
+    (found,) = faults(DOCUMENTS["openapi"], {"$ref": "#/components/schemas/Event"}, example)
+    assert message in found
+
+
+def test_every_body_has_an_example() -> None:
+    for path, methods in DOCUMENTS["openapi"]["paths"].items():
+        for method, operation in methods.items():
+            bodies = [operation.get("requestBody", {"content": {}}), *operation["responses"].values()]
+            for content in (content for body in bodies for content in body["content"].values()):
+                assert {"example", "examples"} & set(content), f"{method} {path}"
+
+
+def test_the_examples_are_of_one_event() -> None:
+    event = EventReader(65_536).read(msgspec.json.encode(EXAMPLE_EVENT))
+    assert EXAMPLES["Event"]["id"] == EXAMPLES["AcceptedEvent"]["id"] == uuid_text(event.id)
+    assert {name: EXAMPLES["Event"][name] for name in EXAMPLE_EVENT} == EXAMPLE_EVENT
+    assert set(EXAMPLES["Event"]) == set(EventAnswer.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_nothing_is_left_unsaid(name: str) -> None:
+    described = [DOCUMENTS[name]["info"], *components().values()]
+    if name == "openapi":
+        described += [each for methods in DOCUMENTS[name]["paths"].values() for each in methods.values()]
+    else:
+        described += [*DOCUMENTS[name]["operations"].values(), *DOCUMENTS[name]["channels"].values()]
+    assert [each for each in described if not each.get("description")] == []
+    tags = {each["name"] for each in DOCUMENTS["openapi"]["tags"]}
+    assert {each.tag for each in openapi.OPERATIONS} == tags
+    assert len({each.name for each in openapi.OPERATIONS}) == len(openapi.OPERATIONS)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
