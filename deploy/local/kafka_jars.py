@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import requests
+import truststore
 from jgo.maven import Dependency, MavenContext, PythonResolver
 
 from deploy.errors import DeployError
@@ -30,6 +31,7 @@ def home() -> Path:
 
 
 def _context(folder: Path) -> MavenContext:
+    truststore.inject_into_ssl()  # the machine's own certificates, as pip takes them: some networks have their own
     return MavenContext(repo_cache=folder, resolver=PythonResolver(), timeout=_TIMEOUT_S)
 
 
