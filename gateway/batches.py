@@ -9,6 +9,7 @@ import msgspec
 EVENTS_MAX = 100
 
 _SPACE = b" \t\n\r"  # as JSON has it
+_QUOTE = ord(b'"')
 _COMMA = ord(",")
 _SHAPE = 'the body must be {"events": [...]} with 1 to 100 events'
 
@@ -47,16 +48,12 @@ def split_batch(body: bytes) -> list[bytes]:
     return events
 
 
-_string = rb'"(?:[^"\\]++|\\.)*+"'
-_flat = rb'(?:[^"\[\]{}]++|%s)*+' % _string
-_shallow = _flat
-for _ in range(3):
-    _shallow = rb"(?:%s[\[{]%s[\]}])*+%s" % (_flat, _shallow, _flat)
-_head = re.compile(rb'\s*+\{\s*+"events"\s*+:\s*+\[').match
-_tail = re.compile(rb"\s*+\}\s*+\Z").match
-# Between events: up to the next comma or bracket. Inside one: up to the next run of brackets that leads deeper or back.
-_between = re.compile(rb'(?:[^"\[\]{},]++|%s)*+(,|[\[{]++|\])' % _string, re.DOTALL).match
-_inside = re.compile(rb"%s([\[{]++|[\]}]++)" % _shallow, re.DOTALL).match
+# No possessive quantifiers: before Python 3.11.5 they do not keep their word for groups.
+_head = re.compile(rb'\s*\{\s*"events"\s*:\s*\[').match
+_tail = re.compile(rb"\s*\}\s*\Z").match
+_between = re.compile(rb'[",\]}]|[\[{]+').search
+_inside = re.compile(rb'"|[\[{]+|[\]}]+').search
+_quote_or_escape = re.compile(rb'["\\]').search
 
 
 def _split_by_brackets(body: bytes) -> Iterator[bytes]:
@@ -67,9 +64,11 @@ def _split_by_brackets(body: bytes) -> Iterator[bytes]:
     start = at = head.end()
     depth = 0
     while (token := (_inside if depth else _between)(body, at)) is not None:
-        begin, at = token.span(1)
+        begin, at = token.span()
         kind = body[begin]
-        if kind in b"[{":
+        if kind == _QUOTE:
+            at = _string_end(body, at)
+        elif kind in b"[{":
             depth += at - begin
         elif kind == _COMMA:
             yield body[start:begin].strip(_SPACE)
@@ -82,6 +81,16 @@ def _split_by_brackets(body: bytes) -> Iterator[bytes]:
             at = min(at, begin + depth)
             depth -= at - begin
     raise NotJsonError
+
+
+def _string_end(body: bytes, at: int) -> int:
+    """Where the string that has begun before `at` is over; the body's end where it never is."""
+    while (found := _quote_or_escape(body, at)) is not None:
+        at = found.end()
+        if body[at - 1] == _QUOTE:
+            return at
+        at += 1  # what an escape escapes
+    return len(body)
 
 
 def _last(body: bytes, start: int, end: int) -> Iterator[bytes]:

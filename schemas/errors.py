@@ -58,9 +58,7 @@ TOO_MANY_REQUESTS = ErrorCode(
 INTERNAL_ERROR = ErrorCode(
     "internal_error", 500, retryable=True, meaning="a defect in Headrace; the log has it under the request_id"
 )
-UNAVAILABLE = ErrorCode(
-    "unavailable", 503, retryable=True, meaning="Kafka or Postgres did not answer in time; safe to send again"
-)
+UNAVAILABLE = ErrorCode("unavailable", 503, retryable=True, meaning="Kafka or Postgres did not answer in time")
 
 HTTP_ERRORS: tuple[ErrorCode, ...] = (
     INVALID_JSON,

@@ -2,6 +2,7 @@
 
 import re
 from http import HTTPStatus
+from pathlib import Path
 
 from schemas import errors
 from schemas.errors import HTTP_ERRORS, ErrorCode
@@ -46,3 +47,12 @@ def test_codes_are_spelled_alike_and_explained() -> None:
         assert re.fullmatch("[a-z_]+", each.code)
         assert HTTPStatus(each.status) >= HTTPStatus.BAD_REQUEST
         assert len(each.meaning) > 10
+
+
+def test_the_documented_table_is_the_catalogue() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if re.match(r"\| \d{3} \| `", line)]
+    assert rows == [
+        f"| {each.status} | `{each.code}` | {each.meaning}{'; can be sent again' if each.retryable else ''} |"
+        for each in HTTP_ERRORS
+    ]
