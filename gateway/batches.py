@@ -48,7 +48,7 @@ def split_batch(body: bytes) -> list[bytes]:
     return events
 
 
-# No possessive quantifiers: before Python 3.11.5 they do not keep their word for groups.
+# No possessive quantifiers: Python 3.11.2 gets those of groups wrong.
 _head = re.compile(rb'\s*\{\s*"events"\s*:\s*\[').match
 _tail = re.compile(rb"\s*\}\s*\Z").match
 _between = re.compile(rb'[",\]}]|[\[{]+').search

@@ -24,7 +24,7 @@ _CONTEXT = decimal.Context(prec=DIGITS_MAX + 8, Emax=decimal.MAX_EMAX, Emin=deci
 _telling_escape = re.compile(rb"\\u(?:00(?:00|3[aA])|[dD][89a-fA-F])").search
 _plain_name = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*").fullmatch
 _surrogate = re.compile("[\ud800-\udfff]").search
-_tokens = re.compile(rb'("(?:[^"\\]++|\\.)*+")(\s*:)?|[\[{]|[\]}]', re.DOTALL).finditer
+_tokens = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z))(\s*:)?|[\[{]|[\]}]', re.DOTALL).finditer
 
 
 class Fault(NamedTuple):
