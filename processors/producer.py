@@ -3,15 +3,14 @@
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from processors.ports import Entry, Outgoing
+from schemas.kafka import partition_of
 
 TIMEOUT_S = 30.0
 """Longest wait for an acknowledgement. Batches of an idempotent producer never expire by themselves."""
@@ -22,12 +21,6 @@ _Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 class ProduceError(RuntimeError):
     """Records were not acknowledged: refused, or not in time. Some of them may have been written."""
-
-
-@lru_cache(maxsize=65_536)
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition in which every standard Kafka client puts `key`."""
-    return int(murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def _partition_for(record: Outgoing, partitions: int) -> int:
