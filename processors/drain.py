@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 from faust.streams import Stream
 from faust.types import TP, StreamT
 
-from processors import exits
+from processors import exits, failpoints
 from processors.chunks import Bundle, Chunk
 from processors.ports import BundleProcessor, Context, Entry, Part, Processor
 from processors.producer import BatchSender, ProduceError
@@ -106,9 +106,13 @@ class Drain:
             if not source.flow_active:
                 return
             entries = await self._process_some(processor, chunks, together=together)
+            if failpoints.ON:
+                failpoints.hit(failpoints.BEFORE_ACK)
             for chunk, kept in zip(chunks, entries, strict=True):
                 source.acknowledge(chunk)
                 self._count(chunk, kept)
+            if failpoints.ON:
+                failpoints.hit(failpoints.AFTER_ACK)
             self._watchdog.moved()
         self.counters.bundles += 1
 

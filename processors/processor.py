@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 from psycopg import errors
 
-from processors import outbox, store
+from processors import failpoints, outbox, store
 from processors.attempts import Attempted, Attempts
 from processors.database import Database
 from processors.handling import describe, load_handlers
@@ -66,6 +66,8 @@ class Processor:
             written = await self._retries.process(partition, records)
         else:
             written = await self._process_events(topic, partition, records, context.lookup)
+        if failpoints.ON:
+            failpoints.hit(failpoints.AFTER_COMMIT)
         await context.producer.send_many(topics.STATUS, written.statuses)
         await context.producer.send_many(topics.DEAD_LETTERS, outbox.dead_letter_records(written.letters))
         return written.entries
@@ -138,6 +140,8 @@ class Processor:
         ]
         await store.add_dead_letters(connection, [*chunk.bad, *letters])
         await store.note_progress(connection, chunk.topic, chunk.partition, chunk.last_of(arrivals))
+        if failpoints.ON:
+            failpoints.hit(failpoints.BEFORE_COMMIT)
         return _written(attempted, plan, standings, letters, now)
 
 

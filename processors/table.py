@@ -9,7 +9,7 @@ from faust.stores.base import Store
 from faust.types import TP, AppT, EventT
 from yarl import URL
 
-from processors import exits
+from processors import exits, failpoints
 from processors.chunks import Bundle, ChunkSchema
 from processors.ports import Entry
 from processors.producer import BatchSender
@@ -119,5 +119,7 @@ class DedupeTable(faust.Table[bytes, bytes]):
         """
         topic = self.changelog_topic_name
         offsets = await asyncio.gather(*(sender.send_entries(topic, *one) for one in entries.items()))
+        if failpoints.ON:
+            failpoints.hit(failpoints.AFTER_CHANGELOG)
         for (partition, kept), offset in zip(entries.items(), offsets, strict=True):
             self._kept.put_many(partition, kept, offset)
