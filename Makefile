@@ -5,9 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DATA   ?= .headrace
 PORT   ?= 8080
+SEED   ?= 7
+MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lock docs clean
+.PHONY: help setup run test chaos check lock docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +21,9 @@ run: setup ## Bring everything up, play the sample batch, stay until Ctrl-C (DAT
 
 test: setup ## Run every test
 	@$(BIN)/pytest
+
+chaos: setup ## Load, faults and a checker, on and on (SEED=7 MINUTES=30 REPORT=file.json)
+	@$(BIN)/python -m tests.chaos --seed '$(SEED)' --minutes '$(MINUTES)' $(if $(REPORT),--report '$(REPORT)')
 
 check: setup ## Lint, format, types, tidiness
 	@$(BIN)/ruff check
