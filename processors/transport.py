@@ -71,6 +71,15 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             self._taker = ChunkTaker(self._ensure_consumer())
         return await self._taker.take(active, POLL_S, records_max)
 
+    async def check(self) -> None:
+        """Raise what joining the group has failed with: it is not tried again before somebody has seen that."""
+        await self.call_thread(self._check)
+
+    async def _check(self) -> None:
+        coordinator = self._ensure_consumer()._coordinator
+        if coordinator is not None:
+            coordinator.check_errors()
+
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
@@ -117,6 +126,8 @@ class ChunkConsumer(driver.Consumer):
 
     async def _next_chunks(self) -> list[Chunk]:
         if not self.flow_active:
+            if not self.app.should_stop:
+                await self._thread.check()  # nothing is taken between assignments, which is where it would show
             await self._wait_for(self.can_resume_flow)
             return []
         if self._in_flight >= BUNDLES_IN_FLIGHT_MAX:

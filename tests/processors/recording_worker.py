@@ -1,16 +1,20 @@
 """A worker process for tests: appends what it processes to a file, one line per record, before it returns.
 
 Run as ``python -m tests.processors.recording_worker FILE SOURCE [SOURCE]``, with ``HEADRACE_*`` set. Environment:
-``TEST_CHUNK_DELAY_S`` makes each chunk slow; ``TEST_FAIL_AT`` raises at the record with that value.
+``TEST_CHUNK_DELAY_S`` makes each chunk slow; ``TEST_FAIL_AT`` raises at the record with that value;
+``TEST_FAIL_SYNC`` has the broker refuse that one, counted from 1, of the requests that end a rebalance.
 """
 
 import asyncio
+import itertools
 import os
 import sys
 import time
 from collections.abc import Sequence
 
 from aiokafka import ConsumerRecord
+from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
+from aiokafka.errors import KafkaError
 
 from processors.app import create_app, run
 from processors.ports import Context, Entry
@@ -57,5 +61,21 @@ class Recorder:
         os.close(self._descriptor)
 
 
+def _refuse_sync(number: int) -> None:
+    """As a coordinator does that has lost its followers: late, and with an error that aiokafka leaves to its user."""
+    send = CoordinatorGroupRebalance._send_sync_group_request  # noqa: SLF001 - where the answer comes in
+    calls = itertools.count(1)
+
+    async def refused(rebalance: CoordinatorGroupRebalance, request: object) -> object:
+        if next(calls) == number:
+            await asyncio.sleep(1.0)
+            raise KafkaError("told to fail")
+        return await send(rebalance, request)  # type: ignore[no-untyped-call]
+
+    CoordinatorGroupRebalance._send_sync_group_request = refused  # type: ignore[method-assign]  # noqa: SLF001
+
+
 if __name__ == "__main__":
+    if "TEST_FAIL_SYNC" in os.environ:
+        _refuse_sync(int(os.environ["TEST_FAIL_SYNC"]))
     run(create_app(load(), lambda settings: Recorder(settings, sys.argv[1]), sys.argv[2:]))

@@ -205,3 +205,9 @@ def test_faust_s_own_command_runs_the_same_worker(tmp_path: Path) -> None:
 def test_without_its_topics_a_worker_ends_with_one_line_that_says_so(rig: Rig) -> None:
     assert rig.start(wait=False, HEADRACE_GROUP=f"{rig.group}-unknown").wait(30) == exits.CONFIGURATION
     assert "headrace migrate" in rig.log()
+
+
+def test_a_worker_that_cannot_join_its_group_again_ends_at_once(rig: Rig) -> None:
+    rig.start("w0", TEST_FAIL_SYNC="2")
+    rig.start("w1", wait=False)  # has the group's members join again
+    assert rig.workers["w0"].wait(30) == exits.KAFKA  # well before the watchdog would end it
