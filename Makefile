@@ -7,9 +7,10 @@ DATA   ?= .headrace
 PORT   ?= 8080
 SEED   ?= 7
 MINUTES ?= 30
+OUTAGE_S ?= 620
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos check lock docs clean
+.PHONY: help setup run test chaos outage check lock docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +25,9 @@ test: setup ## Run every test
 
 chaos: setup ## Load, faults and a checker, on and on (SEED=7 MINUTES=30 REPORT=file.json)
 	@$(BIN)/python -m tests.chaos --seed '$(SEED)' --minutes '$(MINUTES)' $(if $(REPORT),--report '$(REPORT)')
+
+outage: setup ## A Postgres outage of more than ten minutes (OUTAGE_S=seconds)
+	@HEADRACE_TEST_OUTAGE_S='$(OUTAGE_S)' $(BIN)/pytest tests/crash/test_outage.py -o log_cli=true --log-cli-level=INFO
 
 check: setup ## Lint, format, types, tidiness
 	@$(BIN)/ruff check
