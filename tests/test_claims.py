@@ -17,18 +17,9 @@ from schemas.settings import Settings
 from tests.conftest import PARTITIONS
 from tests.gateway.proxy import Proxy
 from tests.stack import Stack, wait_until
+from tests.traffic import event
 
 TTL_S = 3
-
-
-def event(program_id: str, key: str, payload: str) -> dict[str, Any]:
-    return {
-        "program_id": program_id,
-        "idempotency_key": key,
-        "external_id": "user-1",
-        "event_timestamp": "2024-01-15T10:30:00Z",
-        "event_data": {"payload": payload},
-    }
 
 
 def post(stack: Stack, body: dict[str, Any]) -> httpx.Response:

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas import topics
 from tests.conftest import PARTITIONS
 from tests.stack import Stack, wait_until
+from tests.traffic import event
 
 KEYS = 200
 SENDERS = 8
@@ -56,16 +57,6 @@ def _ready(url: str) -> bool:
         return requests.get(f"{url}/readyz", timeout=2).status_code == 200
     except requests.RequestException:
         return False
-
-
-def event(program_id: str, key: str, payload: str = "left") -> dict[str, Any]:
-    return {
-        "program_id": program_id,
-        "idempotency_key": key,
-        "external_id": "user-1",
-        "event_timestamp": "2024-01-15T10:30:00Z",
-        "event_data": {"payload": payload},
-    }
 
 
 def race(gateways: Gateways, program_id: str, keys: list[str], seed: int) -> list[Told]:

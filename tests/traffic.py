@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from tests.model import Payload, Sent
 
@@ -86,3 +86,14 @@ def _json(value: object, rng: random.Random) -> str:
     if isinstance(value, int):
         return f"{value}{rng.choice(['', '', '.0', 'e0'])}"
     return json.dumps(value, ensure_ascii=rng.random() < 0.5)
+
+
+def event(program_id: str, key: str, payload: str = "left") -> dict[str, Any]:
+    """The least event, as the JSON that a request carries; another `payload` conflicts with it."""
+    return {
+        "program_id": program_id,
+        "idempotency_key": key,
+        "external_id": "user-1",
+        "event_timestamp": "2024-01-15T10:30:00Z",
+        "event_data": {"payload": payload},
+    }
