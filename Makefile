@@ -10,7 +10,7 @@ MINUTES ?= 30
 OUTAGE_S ?= 620
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos outage check lock docs clean
+.PHONY: help setup run test chaos outage bench check lock docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ chaos: setup ## Load, faults and a checker, on and on (SEED=7 MINUTES=30 REPORT=
 
 outage: setup ## A Postgres outage of more than ten minutes (OUTAGE_S=seconds)
 	@HEADRACE_TEST_OUTAGE_S='$(OUTAGE_S)' $(BIN)/pytest tests/crash/test_outage.py -o log_cli=true --log-cli-level=INFO
+
+bench: setup ## Measure what an event costs, seven minutes on two cores; keeps the results by date
+	@$(BIN)/python -m tests.bench
 
 check: setup ## Lint, format, types, tidiness
 	@$(BIN)/ruff check

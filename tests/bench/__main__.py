@@ -1,0 +1,102 @@
+"""The command: ``python -m tests.bench`` measures; ``python -m tests.bench compare A B …`` holds runs together."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import click
+import msgspec
+
+from tests.bench import chart, machine, part_gateway, part_pipeline, part_processors, part_start_up
+from tests.bench.bed import PARTITIONS, Bed, bed
+from tests.bench.compare import compare
+from tests.bench.payloads import PROGRAMS, SEED, Payloads
+from tests.bench.report import Report, Row, cells, markdown, table
+from tests.bench.sizes import TINY, Sizes
+
+RESULTS = Path(__file__).parent / "results"
+PARTS: dict[str, Callable[[Bed, Sizes], Iterator[Row]]] = {
+    part.PART: part.measure for part in (part_gateway, part_processors, part_pipeline, part_start_up)
+}
+
+
+def run(parts: list[str], sizes: Sizes, say: Callable[[str], None]) -> Report:
+    """Measure `parts`; `say` hears of each row when it is there."""
+    start = time.monotonic()
+    before = machine.machine()
+    rows: list[Row] = []
+    with bed() as made:
+        for name in parts:
+            began = time.monotonic()
+            for row in PARTS[name](made, sizes):
+                say(f"  {' | '.join(cells(row))}")
+                rows.append(row)
+            say(f"{name}: {time.monotonic() - began:.0f} s")
+        versions = machine.versions(made.backend)
+    settings = {
+        "seed": SEED,
+        "programs": PROGRAMS,
+        "event_bytes": len(Payloads().event(0)),
+        "partitions": PARTITIONS,
+        "brokers": 1,
+        "replication": 1,
+        "fsync": "on",
+        "sizes": msgspec.structs.asdict(sizes),
+    }
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    return Report(date, time.monotonic() - start, before, versions, settings, rows)
+
+
+def keep(report: Report, folder: Path) -> Path:
+    """Write the report under a name that none has yet; returns the path of its JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (path := folder / f"{report.date}{f'-{number}' if number > 1 else ''}.json").exists():
+        number += 1
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    path.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
+    path.with_suffix(".svg").write_text(chart.render(report), encoding="utf-8")
+    return path
+
+
+@click.group(invoke_without_command=True)
+@click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="Measure this part (can be repeated).")
+@click.option("--start-up-keys", default=Sizes().start_up_keys, show_default=True, help="Keys in the worker's table.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Where to keep it."
+)
+@click.option("--tiny", is_flag=True, help="Much too little to measure: only to see that it works.")
+@click.pass_context
+def main(context: click.Context, only: tuple[str, ...], start_up_keys: int, results: Path, *, tiny: bool) -> None:
+    """Measure what an event costs, print one table, and keep it by date."""
+    if context.invoked_subcommand:
+        return
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of topics so new that they have no leader yet
+    signal.signal(signal.SIGTERM, _interrupt)  # so that everything is stopped and removed then too
+    sizes = TINY if tiny else msgspec.structs.replace(Sizes(), start_up_keys=start_up_keys)
+    report = run([name for name in PARTS if not only or name in only], sizes, lambda text: click.echo(text, err=True))
+    click.echo(table(report))
+    click.echo(f"\n{report.seconds:.0f} s; kept as {keep(report, results)}")
+
+
+@main.command("compare")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def compare_command(files: tuple[Path, ...]) -> None:
+    """Say whether the ratios of several runs agree within 15 %; the exit code is 1 where they do not."""
+    text, agree = compare([msgspec.json.decode(path.read_bytes(), type=Report) for path in files])
+    click.echo(text)
+    if not agree:
+        raise SystemExit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.bench")

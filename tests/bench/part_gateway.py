@@ -1,0 +1,145 @@
+"""The gateway: what an event costs it, against the same route done plainly and against reading and answering alone.
+
+All servers stand at the same time and are measured in turns, several rounds each, so that whatever changes on the
+machine or in Kafka meanwhile falls on all of them alike.
+"""
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import msgspec
+
+from deploy.process import Process
+from tests.bench.bed import Bed, checkpoint, environment, wait_until
+from tests.bench.cpu import Spent, memory_mb, ratio
+from tests.bench.generator import Generator
+from tests.bench.load import Order, Outcome, Target
+from tests.bench.report import Goal, Row
+from tests.bench.sizes import Sizes
+
+PART = "gateway"
+BATCH = 100
+_CONNECTIONS = {BATCH: 12, 1: 32}
+_NUMBERS_EACH = 10**9  # every server gets event numbers of its own: all of them are new
+_MB_MAX = 150.0
+
+
+class Server(msgspec.Struct):
+    """One of the servers that are compared, with a load generator of its own, and what its rounds came to."""
+
+    name: str
+    process: Process
+    generator: Generator
+    events: int = 0
+    spent: Spent = Spent(0.0, {})
+    outcomes: list[Outcome] = []
+
+    def us(self, name: str) -> float:
+        """CPU µs an event of one of the processes, since :meth:`forget`."""
+        return self.spent.us_per_event(self.events)[name]
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.events, self.spent, self.outcomes = 0, Spent(0.0, {}), []
+
+
+def measure(bed: Bed, sizes: Sizes) -> Iterator[Row]:
+    """The rows of this part."""
+    with _servers(bed) as servers:
+        for batch in (BATCH, 1):
+            _rounds(bed, list(servers.values()), sizes, batch)
+            yield from _rows(servers, batch)
+        peak = max(memory_mb(servers[name].process.pid)[1] for name in ("strict", "deferred"))
+        yield Row("gateway, memory", PART, goals=[Goal("peak RSS", peak, _MB_MAX, "MB")])
+
+
+@contextmanager
+def _servers(bed: Bed) -> Iterator[dict[str, Server]]:
+    database = bed.new_database()
+    servers: dict[str, Server] = {}
+    with ExitStack() as stack:
+        for name in ("strict", "deferred", "plain", "bare"):
+            own = bed.stack(database, name)
+            if name in {"strict", "deferred"}:
+                stack.callback(own.stop)
+                process = own.start_gateway(idempotency_check=name)
+            else:
+                process = bed.start(name, ["-m", f"tests.bench.{name}_gateway"], environment(own))
+                stack.callback(process.stop)
+            wait_until(partial(_listens, own.port), f"{name} listens")
+            target = Target("127.0.0.1", own.port, bed.api_key, first=len(servers) * _NUMBERS_EACH)
+            servers[name] = Server(name, process, stack.enter_context(Generator(target)))
+        checkpoint(database)
+        yield servers
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _rounds(bed: Bed, servers: Sequence[Server], sizes: Sizes, batch: int) -> None:
+    for server in servers:
+        server.forget()
+        server.generator.carry_out(Order(sizes.warm_s, batch, _CONNECTIONS[batch]))
+    for _ in range(sizes.rounds):
+        for server in servers:
+            meter = bed.meter(process=server.process.pid, load=server.generator.pid)
+            outcome = server.generator.carry_out(Order(sizes.round_s, batch, _CONNECTIONS[batch]))
+            assert outcome.failed == 0, f"{server.name}: {outcome.wrong}"
+            server.spent = server.spent.plus(meter.spent())
+            server.events += outcome.events
+            server.outcomes.append(outcome)
+
+
+def _rows(servers: dict[str, Server], batch: int) -> Iterator[Row]:
+    said = "batches of 100" if batch > 1 else "single events"
+    goals = {
+        ("strict", BATCH): [("process", 12.0, "process"), ("Postgres", 12.0, "postgres")],
+        ("deferred", BATCH): [("process", 9.0, "process")],
+        ("strict", 1): [("process", 70.0, "process")],
+    }
+    names = {
+        "strict": f"gateway, {said}, strict",
+        "deferred": f"gateway, {said}, deferred",
+        "plain": f"baseline: the route done plainly, {said}",
+        "bare": f"limit: read and answer only, {said}",
+    }
+    for name, what in names.items():
+        server = servers[name]
+        row = _row(server, what)
+        row.settings = _settings(name, batch)
+        if name in {"strict", "deferred"}:
+            row.to_baseline = ratio(server.us("process"), servers["plain"].us("process"))
+            row.to_limit = ratio(server.us("process"), servers["bare"].us("process"))
+            wanted = goals.get((name, batch), [])
+            row.goals = [Goal(f"µs {label}", server.us(key), bound, "µs") for label, bound, key in wanted]
+        yield row
+
+
+def _row(server: Server, what: str) -> Row:
+    return Row(
+        what,
+        PART,
+        events_per_s=server.events / server.spent.seconds,
+        process_us=server.us("process"),
+        postgres_us=server.us("postgres"),
+        kafka_us=server.us("kafka"),
+        load_us=server.us("load"),
+        details={
+            "events": server.events,
+            "request_p50_ms": [outcome.post.get("p50_ms", 0.0) for outcome in server.outcomes],
+            "request_p99_ms": [outcome.post.get("p99_ms", 0.0) for outcome in server.outcomes],
+        },
+    )
+
+
+def _settings(name: str, batch: int) -> dict[str, str | int]:
+    claims = {"strict": "strict", "deferred": "none", "plain": "none", "bare": "none"}[name]
+    acks = "no Kafka" if name == "bare" else "all"
+    return {"acks": acks, "claims": claims, "batch": batch, "connections": _CONNECTIONS[batch], "processes": 1}

@@ -1,0 +1,52 @@
+"""The suite works: far too little is measured to say anything, but through the same processes and code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.bench.compare import compare
+from tests.bench.report import Goal, Report, Row, markdown, table
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_suite_measures_and_keeps_what_it_saw(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench", "--tiny", "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, done.stderr
+    (kept,) = tmp_path.glob("*.json")
+    report = msgspec.json.decode(kept.read_bytes(), type=Report)
+    by_name = {row.what: row for row in report.rows}
+    gateway = by_name["gateway, batches of 100, strict"]
+    assert gateway.details["events"] >= 100
+    assert gateway.process_us is not None
+    assert gateway.process_us > 0
+    assert by_name["baseline: plain Faust, minimal work"].details["same_rows"]
+    assert table(report) in done.stdout
+    assert kept.with_suffix(".md").read_text() == markdown(report)
+    assert kept.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def _report(ratio: float) -> Report:
+    row = Row("gateway", "gateway", process_us=10.0, to_baseline=ratio, goals=[Goal("µs process", 10.0, 12.0, "µs")])
+    return Report("2026-01-01", 1.0, {}, {}, {}, [row])
+
+
+def test_runs_agree_within_fifteen_percent_and_not_beyond() -> None:
+    text, agree = compare([_report(0.50), _report(0.57), _report(0.55)])
+    assert agree
+    assert "the worst is 14.0% apart" in text
+    text, agree = compare([_report(0.50), _report(0.58)])
+    assert not agree
+    assert "gateway ÷ baseline: 0.500, 0.580" in text
+
+
+def test_a_goal_is_reached_at_its_bound() -> None:
+    assert Goal("µs", 12.0, 12.0, "µs").reached
+    assert not Goal("µs", 12.1, 12.0, "µs").reached
+    assert Goal("events/s", 20.0, 20.0, "per s", at_least=True).reached
+    assert not Goal("events/s", 19.9, 20.0, "per s", at_least=True).reached
