@@ -5,9 +5,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DATA   ?= .headrace
 PORT   ?= 8080
+OUTAGE_S ?= 620
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lock docs clean
+.PHONY: help setup run test outage check lock docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +20,9 @@ run: setup ## Bring everything up, play the sample batch, stay until Ctrl-C (DAT
 
 test: setup ## Run every test
 	@$(BIN)/pytest
+
+outage: setup ## A Postgres outage of more than ten minutes (OUTAGE_S=seconds)
+	@HEADRACE_TEST_OUTAGE_S='$(OUTAGE_S)' $(BIN)/pytest tests/crash/test_outage.py -o log_cli=true --log-cli-level=INFO
 
 check: setup ## Lint, format, types, tidiness
 	@$(BIN)/ruff check

@@ -31,6 +31,8 @@ ENTRY_TTL_S = 14 * 24 * 3600
 
 _OFFSET_KEY = b"offset"
 _BROKEN_MARK = "broken"
+_FULL = ("No space left", "Disk quota exceeded", "File too large")
+"""How the system says that there is no room. That is no damage: what is there is good, and would only be read again."""
 
 _log = logging.getLogger(__name__)
 
@@ -162,10 +164,13 @@ class RocksStore:
             raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> StoreError:
-        # A full disk is no damage: what is there is good, and would only be read again.
-        if "No space left" not in str(error):
+        if not _is_full(error):
             (self._path / _BROKEN_MARK).touch()
         return StoreError(f"table store {self._path}: {error}")
+
+
+def _is_full(error: Exception) -> bool:
+    return any(word in str(error) for word in _FULL)
 
 
 def _prefix(partition: int) -> bytes:
@@ -182,7 +187,7 @@ def _open(path: Path) -> Rdict:
     except Exception as error:  # as above
         if "lock" in str(error).lower():
             raise StoreError(f"table store {path} is in use: is another worker with this id running?") from error
-        if "No space left" in str(error):
+        if _is_full(error):
             raise StoreError(f"table store {path}: {error}") from error
         _log.warning("table store %s cannot be opened (%s): wiped, to be rebuilt from the changelog", path, error)
     shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Crashes at chosen moments, through the real stack; the random ones are in ``tests/chaos``."""
