@@ -130,7 +130,7 @@ def create_app(
     app = WorkerApp(settings.group, **_options(settings))
     app.settings = settings
     app.sources = sources
-    app.watchdog = Watchdog(app.has_work)
+    app.watchdog = Watchdog(app.has_work, settings.stall_timeout_s)
     app.table = DedupeTable(
         app,
         store=f"{settings.table_store}://{topics.DEDUPE_TABLE}",

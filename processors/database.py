@@ -9,6 +9,7 @@ import structlog
 from psycopg import AsyncConnection, InterfaceError, OperationalError, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from processors.watchdog import beating
 from schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -20,6 +21,9 @@ _PAUSE_MAX_S = 5.0
 _CONNECT_S = 10
 _STATEMENT_S = 120
 _BEYOND_HANDLERS_S = 30
+_STATEMENTS_WAITED_FOR = 2
+_HANDLER_LIMITS = 16
+"""Longest that handlers and their hooks may take in one transaction, in limits of one call: see the runner's search."""
 
 # What passes by itself: a server gone, starting, read-only, full, or two transactions in each other's way.
 _TRANSIENT = (
@@ -49,6 +53,9 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.alive: Callable[[], None] = lambda: None
+        # The server's own limits end what takes too long; this one is for a server that has gone deaf.
+        handlers_s = _HANDLER_LIMITS * settings.handler_timeout_s
+        self._transaction_s = _STATEMENTS_WAITED_FOR * _statement_s(settings.handler_timeout_s) + handlers_s
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
             settings.database_url,
             min_size=1,
@@ -97,7 +104,7 @@ class Database:
         pause_s = _PAUSE_FIRST_S
         while True:
             try:
-                return await self.once(work)
+                return await self._bounded(work)
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -106,12 +113,26 @@ class Database:
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads workers, hides nothing
             pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
+    async def _bounded(self, work: Callable[[AsyncConnection[Any]], Awaitable[Result]]) -> Result:
+        async with beating(self.alive):
+            try:
+                async with asyncio.timeout(self._transaction_s) as limit:
+                    return await self.once(work)
+            except TimeoutError as error:
+                if limit.expired():
+                    raise OperationalError(f"no answer for {self._transaction_s:.0f} s") from error
+                raise
+
 
 def _timeouts(handler_timeout_s: float) -> str:
     """Options of a session: its limits must be longer than the handlers', which are told of theirs."""
-    statement_ms = round(1000 * max(_STATEMENT_S, handler_timeout_s + _BEYOND_HANDLERS_S))
+    statement_ms = round(1000 * _statement_s(handler_timeout_s))
     idle_ms = round(1000 * (handler_timeout_s + _BEYOND_HANDLERS_S))
     return f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={idle_ms}"
+
+
+def _statement_s(handler_timeout_s: float) -> float:
+    return max(_STATEMENT_S, handler_timeout_s + _BEYOND_HANDLERS_S)
 
 
 def _reason(error: Exception) -> str:

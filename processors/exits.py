@@ -7,6 +7,7 @@ started again by its supervisor, and its partitions are given to another worker 
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 CONFIGURATION = 78
@@ -24,6 +25,9 @@ SHUTDOWN = 71
 CRASHED = 76
 """A part of the worker died in a way that has no code of its own."""
 
+before_leaving: list[Callable[[int], None]] = []
+"""Called with the code just before the end, from whatever thread: short, and without waits."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -33,6 +37,8 @@ def leave(code: int, reason: str, error: BaseException | None = None) -> NoRetur
     Nothing is flushed or committed: whatever is not acknowledged yet is processed again by the next worker.
     """
     _log.critical("worker ends with code %d: %s", code, reason, exc_info=error)
+    for call in before_leaving:
+        call(code)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

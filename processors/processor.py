@@ -7,6 +7,7 @@ acknowledges the chunk. Whatever a crash cuts off is done again from the log; wh
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from psycopg import errors
@@ -22,6 +23,7 @@ from processors.records import Arrival, BadRecord, Record, read_record
 from processors.retries import Retries
 from processors.rows import Row
 from processors.runner import Runner
+from processors.suspects import Suspects
 from processors.upkeep import Upkeep
 from processors.written import Written
 from schemas import topics
@@ -38,7 +40,8 @@ class Processor:
     def __init__(self, settings: Settings) -> None:
         self._database = Database(settings)
         self._reader = EventReader(settings.max_event_bytes)
-        self._runner = Runner(load_handlers(settings.handlers), settings.handler_timeout_s)
+        self._suspects = Suspects(Path(settings.table_dir) / settings.worker_id / "handling")
+        self._runner = Runner(load_handlers(settings.handlers), settings.handler_timeout_s, self._suspects)
         self._attempts = Attempts(self._runner)
         self._retries = Retries(self._database, self._reader, self._attempts)
         self._upkeep = Upkeep(settings, self._database)
@@ -55,6 +58,7 @@ class Processor:
         """End the upkeep and the connections."""
         await self._upkeep.stop()
         await self._database.stop()
+        self._suspects.close()
 
     async def process_chunk(self, topic: str, partition: int, records: Sequence[Record]) -> list[Entry]:
         """See :class:`processors.ports.Processor`. Waits for Postgres as long as it takes."""

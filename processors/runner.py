@@ -16,7 +16,10 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 from processors.database import is_transient
-from processors.handling import Finish, Finished, Handler, HandlersError, Job, TransactionEndedError
+from processors.handling import Finish, Finished, Handler, HandlersError, Job, Reject, TransactionEndedError
+from processors.suspects import GIVEN_UP_AFTER, Suspects
+from processors.watchdog import beating
+from schemas.errors import HANDLER_CRASHED
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +28,8 @@ Outcome = bytes | BaseException | None
 
 _LEAST_LIMIT = 1 / 20  # of the first call's, for the smallest part
 _SEARCH_LIMITS = 4  # the whole search for what hangs may take so many times the limit of one call
-_BEAT_S = 5.0
+
+_CRASHED = f"{GIVEN_UP_AFTER} workers have ended one after the other while they were at this event alone"
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _escaped_nul = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
@@ -37,8 +41,9 @@ class Runner:
     `alive` is called every few seconds meanwhile. A half of a call that hung has half its time.
     """
 
-    def __init__(self, handlers: Sequence[Handler], timeout_s: float) -> None:
+    def __init__(self, handlers: Sequence[Handler], timeout_s: float, suspects: Suspects | None = None) -> None:
         self.alive: Callable[[], None] = lambda: None
+        self._suspects = suspects or Suspects(None)
         self._handling = [(handler.name, handler.handle) for handler in handlers if handler.handle is not None]
         self._finishing = [handler.finished for handler in handlers if handler.finished is not None]
         self._timeout_s = timeout_s
@@ -51,8 +56,12 @@ class Runner:
         outcomes: list[Outcome] = [None] * len(jobs)
         if not self._handling or not jobs:
             return outcomes
-        search = _Search(range(len(jobs)), self._timeout_s)
-        async with _beating(self.alive):
+        ids = [job.event.id for job in jobs]
+        search = _Search(self._suspects.groups(ids), self._timeout_s)
+        for number, id_ in enumerate(ids):
+            if self._suspects.is_given_up(id_):
+                outcomes[number] = Reject(HANDLER_CRASHED, _CRASHED)
+        async with beating(self.alive):
             while search.pending:
                 numbers, limit_s = search.next()
                 if search.is_over():
@@ -70,24 +79,31 @@ class Runner:
                         outcomes[numbers[0]] = error
                 else:
                     _fill(outcomes, numbers, results)
+        self._suspects.settled(ids)
         return outcomes
 
     async def _call(self, jobs: Sequence[Job], connection: AsyncConnection[Any], limit_s: float) -> list[Outcome]:
         """Call one handler after the other. Raises :class:`_Undo` as soon as one says that jobs have failed."""
-        merged: list[dict[str, Any]] = [{} for _ in jobs]
         async with _savepoint(connection, limit_s):
-            for name, handle in self._handling:
-                results = await handle(jobs, connection)
-                if results is None:
-                    continue
-                _check_shape(name, results, len(jobs))
-                _stop_at_failures(results)
-                for mine, result in zip(merged, results, strict=True):
-                    if result is not None:
-                        mine[name] = result
+            with self._suspects.under_way([job.event.id for job in jobs]):
+                merged = await self._merged(jobs, connection)
             outcomes = [_encoded(mine) if mine else None for mine in merged]
             _stop_at_failures(outcomes)
         return outcomes
+
+    async def _merged(self, jobs: Sequence[Job], connection: AsyncConnection[Any]) -> list[dict[str, Any]]:
+        """The results of each job, by handler."""
+        merged: list[dict[str, Any]] = [{} for _ in jobs]
+        for name, handle in self._handling:
+            results = await handle(jobs, connection)
+            if results is None:
+                continue
+            _check_shape(name, results, len(jobs))
+            _stop_at_failures(results)
+            for mine, result in zip(merged, results, strict=True):
+                if result is not None:
+                    mine[name] = result
+        return merged
 
     async def finish(self, finishes: Sequence[Finish], connection: AsyncConnection[Any]) -> None:
         """Show the handlers that ask for it which jobs have got a final status.
@@ -95,21 +111,23 @@ class Runner:
         A job at which one of them fails keeps its status; what failed is undone and logged.
         """
         for finished in self._finishing if finishes else ():
-            async with _beating(self.alive):
+            async with beating(self.alive):
                 await self._show(finished, finishes, connection)
 
     async def _show(self, finished: Finished, finishes: Sequence[Finish], connection: AsyncConnection[Any]) -> None:
-        search = _Search(range(len(finishes)), self._timeout_s)
+        ids = [finish.job.event.id for finish in finishes]
+        search = _Search(self._suspects.groups(ids), self._timeout_s)
         while search.pending:
             numbers, limit_s = search.next()
             try:
                 async with _savepoint(connection, limit_s):
-                    await finished([finishes[number] for number in numbers], connection)
+                    with self._suspects.under_way([ids[number] for number in numbers]):
+                        await finished([finishes[number] for number in numbers], connection)
             except BaseException as error:
                 _raise_what_is_no_events_fault(error)
                 if search.is_over() or not search.halve(numbers, limit_s, error):
-                    ids = [str(finishes[number].job.id) for number in numbers]
-                    log.exception("a handler failed at finished events", ids=ids)
+                    failed = [str(finishes[number].job.id) for number in numbers]
+                    log.exception("a handler failed at finished events", ids=failed)
 
 
 class _Undo(Exception):  # noqa: N818 - rolls a savepoint back; never leaves this module
@@ -123,8 +141,8 @@ class _Undo(Exception):  # noqa: N818 - rolls a savepoint back; never leaves thi
 class _Search:
     """Which jobs are still to be called, in order, and how long a call may take."""
 
-    def __init__(self, numbers: Sequence[int], limit_s: float) -> None:
-        self.pending = [(list(numbers), limit_s)]
+    def __init__(self, groups: Sequence[list[int]], limit_s: float) -> None:
+        self.pending = [(numbers, limit_s) for numbers in reversed(groups)]
         self._limit_s = limit_s
         self._over_at = asyncio.get_running_loop().time() + _SEARCH_LIMITS * limit_s
 
@@ -160,22 +178,6 @@ async def _savepoint(connection: AsyncConnection[Any], limit_s: float) -> AsyncI
             )
         if status == TransactionStatus.IDLE:
             raise TransactionEndedError("a handler ended the transaction, which is not its own")
-
-
-@asynccontextmanager
-async def _beating(alive: Callable[[], None]) -> AsyncIterator[None]:
-    """Call `alive` now and then: what happens here has limits of its own, and may take longer than a stall."""
-
-    async def beat() -> None:
-        while True:
-            alive()
-            await asyncio.sleep(_BEAT_S)
-
-    task = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 def _raise_what_is_no_events_fault(error: BaseException) -> None:

@@ -3,21 +3,25 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from processors import exits
 
-STALL_S = 60.0
-"""Longest time with work at hand and none of it done. Processors that wait on purpose say so (`Context.alive`)."""
 SHUTDOWN_S = 9.0
 """Longest time from the request to stop to the end of the process."""
 LOOK_EVERY_S = 1.0
+_BEAT_S = 5.0
 
 
 class Watchdog:
-    """Looks every second, from a thread of its own: the event loop may be what hangs."""
+    """Looks every second, from a thread of its own: the event loop may be what hangs.
 
-    def __init__(self, has_work: Callable[[], bool], stall_s: float = STALL_S) -> None:
+    `stall_s`: longest time with work at hand and none of it done. Processors that wait on purpose say so
+    (`Context.alive`).
+    """
+
+    def __init__(self, has_work: Callable[[], bool], stall_s: float) -> None:
         self._has_work = has_work
         self._stall_s = stall_s
         self._moved_at = time.monotonic()
@@ -62,3 +66,19 @@ def limit_shutdown(limit_s: float = SHUTDOWN_S) -> None:
     )
     timer.daemon = True
     timer.start()
+
+
+@asynccontextmanager
+async def beating(alive: Callable[[], None]) -> AsyncIterator[None]:
+    """Call `alive` now and then: what happens here has limits of its own, and may take longer than a stall."""
+
+    async def beat() -> None:
+        while True:
+            alive()
+            await asyncio.sleep(_BEAT_S)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()

@@ -95,6 +95,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, msgspec.Meta(ge=6_000), _doc("Silence after which the group takes a worker's partitions away", "ms")
     ] = 12_000
 
+    stall_timeout_s: Annotated[
+        float,
+        msgspec.Meta(ge=1, le=86_400),
+        _doc("A worker with work and no progress for so long ends with code 75", "s"),
+    ] = 60.0
+    worker_metrics_port: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=65535),
+        _doc("Port of a worker's `/metrics`, on the address HEADRACE_HOST; 0: none", "port"),
+    ] = 0
+
     ready_file: Annotated[str, _doc("A worker creates this file when it is ready; empty: none", "path")] = ""
     log_format: Annotated[Literal["console", "json"], _doc("Form of log lines")] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("Least severe level logged")] = "info"

@@ -26,7 +26,7 @@ from tests.stack import Stack, wait_until
 SETTLE_S = 60.0
 HANDLERS = "tests.crash.handlers:money"
 
-_FINAL_BY_DO = {None: "COMPLETED", "second": "COMPLETED", "reject": "FAILED", "constraint": "FAILED"}
+_FAILING = {"reject": "no_credit", "constraint": "handler_failed", "die": "handler_crashed", "block": "handler_crashed"}
 
 
 class _Event(NamedTuple):
@@ -170,12 +170,10 @@ class World:
 
     def final(self, event: _Event) -> str:
         """The status in which an event must end."""
-        return _FINAL_BY_DO.get(event.data.get("do"), "COMPLETED")
+        return "FAILED" if event.data.get("do") in _FAILING else "COMPLETED"
 
     def _letters_wanted(self) -> Counter[str]:
-        codes = {"reject": "no_credit", "constraint": "handler_failed", "die": "handler_crashed"}
-        codes["block"] = "handler_crashed"
-        failed = Counter(codes[event.data["do"]] for event in self._events if event.data.get("do") in codes)
+        failed = Counter(_FAILING[event.data["do"]] for event in self._events if event.data.get("do") in _FAILING)
         return self._letters + failed
 
     def _check_rows(self) -> None:

@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -150,13 +151,14 @@ async def bench(database_url: str, handlers: str = LEDGER, **settings: object) -
         "database_pool_max": 2,
         "worker_id": "bench",
     } | settings
-    with mock.patch("processors.processor.Upkeep", NoUpkeep):
-        made = Bench(Processor(msgspec.convert(given, Settings)))
-    await made.processor.start(made.context())
-    try:
-        yield made
-    finally:
-        await made.processor.stop()
+    with TemporaryDirectory() as folder:
+        with mock.patch("processors.processor.Upkeep", NoUpkeep):
+            made = Bench(Processor(msgspec.convert({"table_dir": folder} | given, Settings)))
+        await made.processor.start(made.context())
+        try:
+            yield made
+        finally:
+            await made.processor.stop()
 
 
 def forget_retries(database_url: str) -> None:
