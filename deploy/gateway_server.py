@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -37,6 +38,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready_file: str) -> None:
         super().__init__(config)
         self._ready_file = ready_file
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        # uvicorn raises these again at the end, so that a stop in order would look like a death by signal.
+        self._captured_signals.clear()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
