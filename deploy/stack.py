@@ -145,6 +145,8 @@ class _Stack:
         own = {f"{PREFIX}READY_FILE": str(ready_file), "PYTHONUNBUFFERED": "1"}
         if role == "worker":
             own[f"{PREFIX}WORKER_ID"] = f"worker-{number}"
+            if self._settings.worker_metrics_port:  # one port each, from the one that was given
+                own[f"{PREFIX}WORKER_METRICS_PORT"] = str(self._settings.worker_metrics_port + number)
         return Spec(
             role=role,
             number=number,

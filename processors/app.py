@@ -7,6 +7,7 @@ anything until the worker starts.
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ import uvloop
 from faust.app.base import BootStrategy
 from mode.utils.logging import level_number
 
-from processors import connection, exits, transport
+from processors import connection, exits, metrics, transport
 from processors.chunks import ChunkSchema
 from processors.drain import Drain
 from processors.logs import configure
@@ -34,6 +35,7 @@ COMMIT_EVERY_S = 0.5
 REBALANCE_S = 30.0
 """How long the group waits for a member to join again before it goes on without it."""
 REQUEST_S = 30.0
+SAMPLE_EVERY_S = 1.0
 BATCH_BYTES = 900_000
 """Largest batch: below Kafka's default limit for a message (1,048,588), which holds for the whole batch."""
 REQUEST_BYTES = 2 * 1024 * 1024
@@ -55,6 +57,8 @@ class WorkerApp(faust.App):
     drain: Drain
     watchdog: Watchdog
     _watching: asyncio.Task[None] | None = None
+    _sampling: asyncio.Task[None] | None = None
+    _assigned_at = 0.0
 
     async def on_first_start(self) -> None:
         """Make the folders, and begin to watch."""
@@ -64,6 +68,20 @@ class WorkerApp(faust.App):
         cast(ChunkConsumer, self.consumer).chunk_records_max = self.settings.chunk_events_max
         self.watchdog.start()
         self._watching = asyncio.create_task(self.watchdog.run())
+        if self.settings.worker_metrics_port:
+            metrics.serve(self.settings.host, self.settings.worker_metrics_port)
+            self._sampling = asyncio.create_task(self._sample())
+
+    async def _sample(self) -> None:
+        """Keep up the metrics that nobody counts."""
+        consumer = cast(ChunkConsumer, self.consumer)
+        while not self.should_stop:
+            metrics.LAG.set(consumer.lag())
+            metrics.IN_FLIGHT.set(consumer.ledger.in_flight)
+            metrics.STILL.set(self.watchdog.still_s)
+            if self.tables.actives_ready:
+                metrics.TABLE_ENTRIES.set(self.table.entries())
+            await asyncio.sleep(SAMPLE_EVERY_S)
 
     async def on_stop(self) -> None:
         """Finish the chunk in work, commit, then let the processor go."""
@@ -71,9 +89,15 @@ class WorkerApp(faust.App):
         await self.drain.stop()
         self.watchdog.stop()
 
+    def on_rebalance_start(self) -> None:
+        """Partitions are being assigned anew."""
+        super().on_rebalance_start()
+        self._assigned_at = time.monotonic()
+
     def on_rebalance_end(self) -> None:
         """Tell whoever waits for it that partitions are assigned and the table is complete."""
         super().on_rebalance_end()
+        metrics.RECOVERY.set(time.monotonic() - self._assigned_at)
         self.watchdog.moved()
         self._check_topics()
         held = sorted(tp.partition for tp in self.consumer.assignment() if tp.topic == self.table.changelog_topic_name)

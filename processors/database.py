@@ -9,6 +9,7 @@ import structlog
 from psycopg import AsyncConnection, InterfaceError, OperationalError, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from processors import metrics
 from processors.watchdog import beating
 from schemas.settings import Settings
 
@@ -104,11 +105,16 @@ class Database:
         pause_s = _PAUSE_FIRST_S
         while True:
             try:
-                return await self._bounded(work)
+                done = await self._bounded(work)
             except Exception as error:
                 if not is_transient(error):
                     raise
                 log.warning("waiting for postgres", pause_s=round(pause_s, 2), reason=_reason(error))
+            else:
+                metrics.POSTGRES_WAITING.set(0)
+                return done
+            metrics.POSTGRES_WAITING.set(1)
+            metrics.POSTGRES_WAITS.inc()
             self.alive()
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - spreads workers, hides nothing
             pause_s = min(pause_s * 2, _PAUSE_MAX_S)

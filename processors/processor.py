@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from psycopg import errors
 
-from processors import failpoints, outbox, store
+from processors import failpoints, metrics, outbox, store
 from processors.attempts import Attempted, Attempts
 from processors.database import Database
 from processors.handling import describe, load_handlers
@@ -72,6 +72,7 @@ class Processor:
             written = await self._process_events(topic, partition, records, context.lookup)
         if failpoints.ON:
             failpoints.hit(failpoints.AFTER_COMMIT)
+        metrics.count(topic, len(records), written)
         await context.producer.send_many(topics.STATUS, written.statuses)
         await context.producer.send_many(topics.DEAD_LETTERS, outbox.dead_letter_records(written.letters))
         return written.entries
@@ -98,7 +99,8 @@ class Processor:
     ) -> Written:
         # What an earlier part brought is new to the table, so only the whole can do without Postgres.
         known = owners if len(arrivals) == len(chunk.arrivals) and not needs_postgres(arrivals, owners) else None
-        for _ in range(_ROUNDS_MAX):
+        for decided_before in range(_ROUNDS_MAX):
+            metrics.AGAIN.inc(min(decided_before, 1))
             try:
                 return await self._database.run(partial(self._transact, chunk, known, arrivals, blame))
             except store.RowsDifferError:
@@ -211,6 +213,10 @@ def _written(
         for arrival in (*plan.new, *plan.replayed)
     ]
     written = Written(entries, statuses, letters)
+    written.retries = sum(one.status not in store.FINAL for one in attempted)
+    for repeat in plan.repeats.values():
+        written.duplicates += repeat.duplicates
+        written.conflicts += len(repeat.conflicts)
     for arrival in plan.replayed:
         outbox.tell_again(written, arrival, standings[arrival.event.id])
     return written

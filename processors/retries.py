@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
-from processors import outbox, store
+from processors import metrics, outbox, store
 from processors.attempts import Attempted, Attempts
 from processors.database import Database
 from processors.handling import Job
@@ -47,7 +47,8 @@ class Retries:
         return written
 
     async def _write(self, chunk: "_Chunk", tries: Sequence[_Try], blame: Exception | None) -> Written:
-        for _ in range(_ROUNDS_MAX):
+        for decided_before in range(_ROUNDS_MAX):
+            metrics.AGAIN.inc(min(decided_before, 1))
             try:
                 return await self._database.run(partial(self._transact, chunk, tries, blame))
             except store.RowsDifferError:
@@ -92,7 +93,7 @@ class Retries:
             for one in attempted
             if one.status in store.FINAL
         ]
-        written = Written([], statuses, letters)
+        written = Written([], statuses, letters, retries=len(attempted) - len(statuses))
         _tell_again(written, judged)
         return written
 

@@ -9,7 +9,7 @@ from faust.stores.base import Store
 from faust.types import TP, AppT, EventT
 from yarl import URL
 
-from processors import exits, failpoints
+from processors import exits, failpoints, metrics
 from processors.chunks import Bundle, ChunkSchema
 from processors.ports import Entry
 from processors.producer import BatchSender
@@ -108,6 +108,10 @@ class DedupeTable(faust.Table[bytes, bytes]):
         """Wipe what the store holds of a changelog partition, to be read from there again."""
         cast(DedupeStore, self.data).wipe(tp)
 
+    def entries(self) -> int:
+        """How many keys it has, about."""
+        return self._kept.entries()
+
     def lookup(self, partition: int, ids: Sequence[bytes]) -> list[bytes | None]:
         """The value of each id, None where there is none. Raises :class:`processors.table_store.StoreError`."""
         return self._kept.get_many(partition, ids)
@@ -118,7 +122,8 @@ class DedupeTable(faust.Table[bytes, bytes]):
         Raises :class:`processors.producer.ProduceError` or :class:`processors.table_store.StoreError`.
         """
         topic = self.changelog_topic_name
-        offsets = await asyncio.gather(*(sender.send_entries(topic, *one) for one in entries.items()))
+        with metrics.timed(metrics.CHANGELOG.observe):
+            offsets = await asyncio.gather(*(sender.send_entries(topic, *one) for one in entries.items()))
         if failpoints.ON:
             failpoints.hit(failpoints.AFTER_CHANGELOG)
         for (partition, kept), offset in zip(entries.items(), offsets, strict=True):

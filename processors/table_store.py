@@ -60,6 +60,10 @@ class TableStore(Protocol):
         """Forget a partition's entries and offset."""
         ...
 
+    def entries(self) -> int:
+        """How many there are, about."""
+        ...
+
     def close(self) -> None:
         """Write what is in memory and let go of the files."""
         ...
@@ -96,6 +100,10 @@ class MemoryStore:
         """See :class:`TableStore`."""
         self._entries.pop(partition, None)
         self._offsets.pop(partition, None)
+
+    def entries(self) -> int:
+        """See :class:`TableStore`."""
+        return sum(map(len, self._entries.values()))
 
     def close(self) -> None:
         """See :class:`TableStore`."""
@@ -148,6 +156,10 @@ class RocksStore:
         batch.delete_range(_prefix(partition), _prefix(partition + 1))
         batch.delete(_OFFSET_KEY + _prefix(partition))
         self._write(batch)
+
+    def entries(self) -> int:
+        """See :class:`TableStore`. RocksDB estimates: of a key written twice it may count both."""
+        return self._db.property_int_value("rocksdb.estimate-num-keys") or 0
 
     def close(self) -> None:
         """See :class:`TableStore`. What cannot be written is read from the changelog again at the next start."""

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from psycopg import AsyncConnection
 from psycopg import Error as PostgresError
 
+from processors import metrics
 from processors.database import Database
 from processors.offsets import EndOffsets
 from processors.ports import Context, Outgoing
@@ -176,7 +177,9 @@ async def _every(name: str, pause_s: float, work: Callable[[], Awaitable[None]])
         try:
             await work()
         except (PostgresError, ProduceError, KafkaError, TimeoutError) as error:
+            metrics.UPKEEP_FAILURES.labels(name).inc()
             log.warning("upkeep waits", loop=name, reason=f"{type(error).__name__}: {error}".strip())
         except Exception:  # a loop that ends would never be missed: nothing waits for it
+            metrics.UPKEEP_FAILURES.labels(name).inc()
             log.exception("upkeep failed", loop=name)
         await asyncio.sleep(pause_s)

@@ -32,6 +32,11 @@ class Watchdog:
         """Note progress: a chunk done, a piece of the table recovered, a wait that is meant."""
         self._moved_at = time.monotonic()
 
+    @property
+    def still_s(self) -> float:
+        """Seconds with work at hand and no progress."""
+        return time.monotonic() - self._moved_at
+
     def start(self) -> None:
         """Begin to watch."""
         self.moved()

@@ -7,14 +7,20 @@ from processors.records import BadRecord
 
 
 class Written(msgspec.Struct):
-    """Entries for the dedupe table; statuses and dead letters for Kafka."""
+    """Entries for the dedupe table; statuses and dead letters for Kafka; what there was to count."""
 
     entries: list[Entry] = msgspec.field(default_factory=list)
     statuses: list[Outgoing] = msgspec.field(default_factory=list)
     letters: list[BadRecord] = msgspec.field(default_factory=list)
+    duplicates: int = 0
+    conflicts: int = 0
+    retries: int = 0
 
     def add(self, other: "Written") -> None:
         """Take in what another part of the same chunk left."""
         self.entries += other.entries
         self.statuses += other.statuses
         self.letters += other.letters
+        self.duplicates += other.duplicates
+        self.conflicts += other.conflicts
+        self.retries += other.retries

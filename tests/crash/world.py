@@ -55,7 +55,7 @@ class World:
         self._duplicates: Counter[uuid.UUID] = Counter()
         self._conflicts: Counter[uuid.UUID] = Counter()
         self._letters: Counter[str] = Counter()
-        self._status_from = asyncio.run(_ends(stack.kafka, topics.STATUS))
+        self._status_from = ends(stack.kafka, topics.STATUS)
 
     # -- what is sent
 
@@ -131,7 +131,7 @@ class World:
 
     def settled(self) -> bool:
         """Whether every event sent has a final status, and every record is counted."""
-        wanted = len(self._events), self._duplicates.total(), self._conflicts.total(), self._letters_wanted().total()
+        wanted = len(self._events), self._duplicates.total(), self._conflicts.total(), self.letters().total()
         return self._counts() == wanted
 
     def done(self) -> int:
@@ -148,7 +148,7 @@ class World:
         self._check_money()
         self._check_letters()
         self._check_offsets()
-        asyncio.run(self._check_statuses())
+        self._check_statuses()
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What a query finds."""
@@ -172,7 +172,8 @@ class World:
         """The status in which an event must end."""
         return "FAILED" if event.data.get("do") in _FAILING else "COMPLETED"
 
-    def _letters_wanted(self) -> Counter[str]:
+    def letters(self) -> Counter[str]:
+        """Dead letters that there must be, by code."""
         failed = Counter(_FAILING[event.data["do"]] for event in self._events if event.data.get("do") in _FAILING)
         return self._letters + failed
 
@@ -211,7 +212,7 @@ class World:
             self._keys(),
         )
         assert len({tuple(place) for _, *place in found}) == len(found), "a dead letter is there twice"
-        assert Counter(code for code, *_ in found) == self._letters_wanted()
+        assert Counter(code for code, *_ in found) == self.letters()
 
     def _check_offsets(self) -> None:
         """Nothing is left: what is committed, and what Postgres has noted, is the end of the log."""
@@ -223,21 +224,31 @@ class World:
 
     def ends(self) -> dict[int, int]:
         """End of each partition of ``events``."""
-        return asyncio.run(_ends(self.stack.kafka, topics.EVENTS))
+        return ends(self.stack.kafka, topics.EVENTS)
 
     def committed(self) -> dict[int, int]:
         """Committed offset of each partition of ``events``."""
         return asyncio.run(_committed(self.stack.kafka, self.group))
 
-    async def _check_statuses(self) -> None:
+    def _check_statuses(self) -> None:
         """Each event's final status is told once at least, and never another one."""
         told: dict[str, set[str]] = {}
         programs = set(self.programs)
-        for value in await _read(self.stack.kafka, topics.STATUS, self._status_from):
+        for value in read(self.stack.kafka, topics.STATUS, self._status_from):
             status = json.loads(value)
             if status["program_id"] in programs:
                 told.setdefault(status["id"], set()).add(status["status"])
         assert told == {str(event.id): {self.final(event)} for event in self._events}
+
+
+def ends(kafka: str, topic: str) -> dict[int, int]:
+    """End of each partition of a topic."""
+    return asyncio.run(_ends(kafka, topic))
+
+
+def read(kafka: str, topic: str, starts: dict[int, int]) -> list[bytes]:
+    """The values of every record of a topic from `starts` to its present end."""
+    return asyncio.run(_read(kafka, topic, starts))
 
 
 async def _ends(kafka: str, topic: str) -> dict[int, int]:
@@ -258,7 +269,6 @@ async def _committed(kafka: str, group: str) -> dict[int, int]:
 
 
 async def _read(kafka: str, topic: str, starts: dict[int, int]) -> list[bytes]:
-    """The values of every record of `topic` from `starts` to its present end."""
     values: list[bytes] = []
     async with AIOKafkaConsumer(bootstrap_servers=kafka) as consumer:
         ends = await _ends(kafka, topic)
