@@ -1,0 +1,92 @@
+"""A table of a million keys: read anew within bounds, and, where the disk has no room for it, not taken for there."""
+
+import asyncio
+import os
+import random
+import resource
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from deploy import migrate
+from processors import exits
+from schemas import topics
+from schemas.settings import Settings
+from tests.conftest import PARTITIONS
+from tests.crash.world import World
+from tests.stack import Stack
+
+KEYS = 1_000_000
+WITHIN_S = 15.0
+FILE_BYTES_MAX = 4 * 1024 * 1024
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+
+
+@pytest.fixture
+def million(bare_stack: Stack) -> Iterator[World]:
+    """A group of its own that is at the end of the log, and whose table has a million keys; no worker has them yet."""
+    world = World(bare_stack, seed=1_202, group=f"million-{random.randrange(10**9)}")  # noqa: S311 - a name
+    settings = Settings(
+        kafka=bare_stack.kafka, database_url=bare_stack.database_url, partitions=PARTITIONS, group=world.group
+    )
+    migrate.run(settings)
+    asyncio.run(_go_to_end(bare_stack.kafka, world.group))
+    asyncio.run(_fill(bare_stack.kafka, topics.changelog(world.group)))
+    yield world
+    bare_stack.stop()
+
+
+async def _go_to_end(kafka: str, group: str) -> None:
+    tps = [TopicPartition(topic, number) for topic in (topics.EVENTS, topics.RETRY) for number in range(PARTITIONS)]
+    async with AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, enable_auto_commit=False) as consumer:
+        consumer.assign(tps)
+        await consumer.commit(await consumer.end_offsets(tps))
+
+
+async def _fill(kafka: str, topic: str) -> None:
+    """Entries as a worker writes them: 16 bytes of id; fingerprint and offset, 24 bytes."""
+    async with AIOKafkaProducer(bootstrap_servers=kafka, acks=1, max_batch_size=900_000) as producer:
+        for number in range(PARTITIONS):
+            left = KEYS // PARTITIONS + 1
+            while left > 0:
+                builder = producer.create_batch()
+                while left > 0 and builder.append(timestamp=None, key=os.urandom(16), value=os.urandom(24)) is not None:
+                    left -= 1
+                builder.close()
+                await (await producer.send_batch(builder, topic, partition=number))
+
+
+@pytest.mark.timeout(120)
+def test_full_disk_then_room_again_then_killed_and_back_in_time(million: World) -> None:
+    world = million
+    world.publish(60)
+    worker = world.start_worker(wait=False)
+    # What this limit refuses, a full disk would: table files cannot grow. It binds the log too, which is shorter.
+    psutil.Process(worker.pid).rlimit(resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, FILE_BYTES_MAX))
+    assert worker.wait(60)
+    assert worker.exit_code() == exits.TABLE, worker.failure()
+    log = worker.spec.log.read_text()
+    assert log.count("worker ends with code 74") == 1
+    assert "the table cannot be recovered: table store" in log
+    assert "File too large" in log
+    assert world.done() == 0, "it processed without its table"
+    world.stack.kill_worker()
+
+    begun = time.monotonic()
+    world.start_worker()
+    world.wait()
+    assert time.monotonic() - begun < WITHIN_S, "the whole table, from the changelog"
+    world.publish(200)
+    world.wait()
+    world.stack.kill_worker()
+
+    world.publish(60)
+    begun = time.monotonic()
+    world.start_worker()
+    world.wait()
+    assert time.monotonic() - begun < WITHIN_S, "what was in memory when it was killed, from the changelog"
+    world.check()
