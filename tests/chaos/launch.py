@@ -22,8 +22,8 @@ def main(role: str, orders_file: str) -> None:
         os.environ["HEADRACE_TEST_FAIL_POINT"] = orders["fail_point"]
     if "pause_s" in orders:
         time.sleep(orders["pause_s"])
-    broken = os.environ.get("HEADRACE_TEST_BROKEN", "")
-    module = ["tests.chaos.broken", broken] if broken else ["deploy.cli"]
+    breach = Path(orders_file).with_name(f"{role}.broken")
+    module = ["tests.chaos.broken", breach.read_text(encoding="utf-8")] if breach.exists() else ["deploy.cli"]
     os.execv(sys.executable, [sys.executable, "-m", *module, role])  # noqa: S606 - this project's own program
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import psycopg
 
@@ -12,7 +12,7 @@ from tests.chaos.evidence import Evidence, Marks
 from tests.chaos.faults import Outcome
 from tests.chaos.http_sender import HttpSender
 from tests.chaos.journal import Journal
-from tests.chaos.kafka_view import KafkaError
+from tests.chaos.kafka_view import KafkaError, KafkaView
 from tests.chaos.publisher import Publisher
 from tests.chaos.schedule import Deck, Lane
 from tests.chaos.system import GROUP, PARTITIONS, System
@@ -36,10 +36,33 @@ class Result(NamedTuple):
     answers: int
 
 
+class Target(Protocol):
+    """What is sent to, and looked at in the end."""
+
+    kafka: KafkaView
+    api_key: str
+
+    @property
+    def bootstrap(self) -> str:
+        """Where services publish."""
+        ...
+
+    @property
+    def database_url(self) -> str:
+        """Postgres."""
+        ...
+
+    @property
+    def urls(self) -> list[str]:
+        """The gateways."""
+        ...
+
+
 class Load:
     """The senders of a round."""
 
-    def __init__(self, system: System, journal: Journal, seed: int) -> None:
+    def __init__(self, system: Target, journal: Journal, seed: int, *, failing: bool = True) -> None:
+        """`failing`: a few events fail at first, or for good."""
         self.programs: list[str] = []
         self._senders: list[HttpSender | Publisher] = []
         for number in range(SENDERS + PUBLISHERS):
@@ -47,11 +70,11 @@ class Load:
             programs = money.spread_programs(own, PARTITIONS, _PROGRAMS_EACH)
             self.programs += programs
             door = "http" if number < SENDERS else "kafka"
-            traffic = money.Money(own, programs, "http" if number < SENDERS else "kafka", failing=True)
+            traffic = money.Money(own, programs, "http" if number < SENDERS else "kafka", failing=failing)
             self._senders.append(
                 HttpSender(number, system.urls, system.api_key, journal, traffic)
                 if door == "http"
-                else Publisher(own, system.cluster.bootstrap, journal, traffic)
+                else Publisher(own, system.bootstrap, journal, traffic)
             )
 
     def start(self) -> None:
@@ -73,11 +96,13 @@ class Load:
             assert not sender.is_alive(), f"{sender.name} does not end"
 
 
-def run(system: System, seed: int, decks: Sequence[Deck], last: Sequence[Deck] = ()) -> tuple[Result, Journal]:
+def run(
+    system: System, seed: int, decks: Sequence[Deck], last: Sequence[Deck] = (), *, failing: bool = True
+) -> tuple[Result, Journal]:
     """Send, strike, wait until all is processed, check."""
     journal = Journal()
     before = evidence.marks(system.kafka, system.database_url)
-    load = Load(system, journal, seed)
+    load = Load(system, journal, seed, failing=failing)
     load.start()
     time.sleep(_WARM_S)
     outcomes, problems = _strike(system, journal, seed, decks)
@@ -86,11 +111,15 @@ def run(system: System, seed: int, decks: Sequence[Deck], last: Sequence[Deck] =
             more, problems = _strike(system, journal, seed, [deck])
             outcomes += more
     load.stop()
-    drained, found = _drain(system, load.programs, before)
-    if not drained:
-        problems.append(Problem("all is processed in the end", f"not within {_DRAIN_S:.0f} s"))
-    problems += check(journal, found)
-    return Result(seed, problems, outcomes, len(found.records), len(journal.answers)), journal
+    return verdict(system, journal, load.programs, before, Result(seed, problems, outcomes, 0, 0)), journal
+
+
+def verdict(system: Target, journal: Journal, programs: Sequence[str], before: Marks, result: Result) -> Result:
+    """Wait until all is processed, and check; `result` with what that adds to it."""
+    drained, found = _drain(system, programs, before)
+    late = [] if drained else [Problem("all is processed in the end", f"not within {_DRAIN_S:.0f} s")]
+    problems = [*result.problems, *late, *check(journal, found)]
+    return result._replace(problems=problems, records=len(found.records), answers=len(journal.answers))
 
 
 def _strike(system: System, journal: Journal, seed: int, decks: Sequence[Deck]) -> tuple[list[Outcome], list[Problem]]:
@@ -107,7 +136,7 @@ def _strike(system: System, journal: Journal, seed: int, decks: Sequence[Deck]) 
     return outcomes, [Problem("events flow again", lane.error) for lane in lanes if lane.error]
 
 
-def _drain(system: System, programs: Sequence[str], before: Marks) -> tuple[bool, Evidence]:
+def _drain(system: Target, programs: Sequence[str], before: Marks) -> tuple[bool, Evidence]:
     """Wait until nothing is left to be done, for a bounded time, then gather what there is."""
     deadline = time.monotonic() + _DRAIN_S
     while not (drained := _is_drained(system)) and time.monotonic() < deadline:
@@ -115,7 +144,7 @@ def _drain(system: System, programs: Sequence[str], before: Marks) -> tuple[bool
     return drained, evidence.gather(system.kafka, system.database_url, GROUP, programs, before)
 
 
-def _is_drained(system: System) -> bool:
+def _is_drained(system: Target) -> bool:
     try:
         behind = [at for at in evidence.positions(system.kafka, system.database_url, GROUP) if at.committed < at.end]
         with psycopg.connect(system.database_url, connect_timeout=5) as connection:

@@ -52,17 +52,14 @@ class _Supervisor(supervisor.Supervisor):
 
 
 class System:
-    """Everything, started; `broken` names the defect of :mod:`tests.chaos.broken` that its processes have, if any."""
+    """Everything, started. Data, logs and all else are in `folder`."""
 
-    def __init__(
-        self, folder: Path, *, brokers: int = 3, gateways: int = 2, workers: int = 2, broken: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, *, brokers: int = 3, gateways: int = 2, workers: int = 2) -> None:
         self.folder = folder
         self.logs = folder / "logs"
         self.gateways = gateways
         self.workers = workers
         self.api_key = ""
-        self._broken = broken
         self._brokers = brokers
         self._proxies: Proxies | None = None
         self._supervisor = _Supervisor(self._tell, lambda _: None)
@@ -112,6 +109,11 @@ class System:
     # -- what faults and checks need
 
     @property
+    def bootstrap(self) -> str:
+        """Kafka, past the proxies."""
+        return self.cluster.bootstrap
+
+    @property
     def database_url(self) -> str:
         """Postgres, past the proxy."""
         return self.server.url
@@ -148,6 +150,14 @@ class System:
         path = self.folder / "orders" / f"{name}.json"
         path.with_suffix(".new").write_text(json.dumps(orders), encoding="utf-8")
         path.with_suffix(".new").rename(path)
+
+    def set_breach(self, role: str, breach: str | None) -> None:
+        """From its next start on, whatever has this role is broken as :mod:`tests.chaos.broken` says; None: mended."""
+        path = self.folder / "orders" / f"{role}.broken"
+        if breach is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(breach, encoding="utf-8")
 
     def is_ready(self, name: str) -> bool:
         """Whether the process says that it is ready."""
@@ -244,7 +254,6 @@ class System:
             "handlers": handler.HANDLERS,
             "worker_id": f"worker-{number}",
             "ready_file": str(ready_file),
-            "test_broken": self._broken,
         }
         own = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
         return Spec(
