@@ -1,5 +1,6 @@
 """The command: ``python -m tests.bench`` measures; ``python -m tests.bench compare A B …`` holds runs together."""
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,16 +11,16 @@ from types import FrameType
 import click
 import msgspec
 
-from tests.bench import chart, machine, part_gateway, part_processors
+from tests.bench import chart, machine, part_gateway, part_pipeline, part_processors, part_start_up
 from tests.bench.bed import PARTITIONS, Bed, bed
 from tests.bench.compare import compare
 from tests.bench.payloads import PROGRAMS, SEED, Payloads
-from tests.bench.report import Report, Row, markdown, table
+from tests.bench.report import Report, Row, cells, markdown, table
 from tests.bench.sizes import TINY, Sizes
 
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[Bed, Sizes], Iterator[Row]]] = {
-    part.PART: part.measure for part in (part_gateway, part_processors)
+    part.PART: part.measure for part in (part_gateway, part_processors, part_pipeline, part_start_up)
 }
 
 
@@ -32,7 +33,7 @@ def run(parts: list[str], sizes: Sizes, say: Callable[[str], None]) -> Report:
         for name in parts:
             began = time.monotonic()
             for row in PARTS[name](made, sizes):
-                say(f"  {row.what}: {row.process_us or 0:.1f} µs, {row.events_per_s or 0:,.0f}/s")
+                say(f"  {' | '.join(cells(row))}")
                 rows.append(row)
             say(f"{name}: {time.monotonic() - began:.0f} s")
         versions = machine.versions(made.backend)
@@ -74,7 +75,9 @@ def main(context: click.Context, only: tuple[str, ...], start_up_keys: int, resu
     """Measure what an event costs, print one table, and keep it by date."""
     if context.invoked_subcommand:
         return
-    signal.signal(signal.SIGTERM, _interrupt)  # so that everything is stopped and removed then too
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of topics so new that they have no leader yet
+    for number in (signal.SIGINT, signal.SIGTERM):  # everything is stopped and removed then too
+        signal.signal(number, _interrupt)
     sizes = TINY if tiny else msgspec.structs.replace(Sizes(), start_up_keys=start_up_keys)
     report = run([name for name in PARTS if not only or name in only], sizes, lambda text: click.echo(text, err=True))
     click.echo(table(report))

@@ -37,9 +37,9 @@ def distinct(records: int) -> int:
     return max(numbers(records), default=-1) + 1
 
 
-def fill(bootstrap: str, topic: str, records: int) -> None:
-    """Write a backlog of `records` records to `topic`."""
-    asyncio.run(_fill(bootstrap, topic, records))
+def fill(bootstrap: str, topic: str, records: int, first: int = 0) -> None:
+    """Write a backlog of `records` records to `topic`; its first event is number `first`."""
+    asyncio.run(_fill(bootstrap, topic, records, first))
 
 
 def make_topic(bootstrap: str, topic: str) -> None:
@@ -98,12 +98,13 @@ class Writer:
         self._sent.append(await self._producer.send_batch(builder, self._topic, partition=partition))
 
 
-async def _fill(bootstrap: str, topic: str, records: int) -> None:
+async def _fill(bootstrap: str, topic: str, records: int, first: int) -> None:
     payloads = Payloads()
     packed = [UUID(program).bytes for program in payloads.programs]
     async with AIOKafkaProducer(**kafka.producing(Settings(kafka=bootstrap))) as producer:
         writer = Writer(producer, topic)
-        for number in numbers(records):
+        for counted in numbers(records):
+            number = first + counted
             event = payloads.event(number)
             id_ = event_id(packed[number % len(packed)], key(number))
             headers = [

@@ -23,6 +23,7 @@ from tests.bench.statuses import Statuses
 
 _ANSWER_TIMEOUT_S = 30.0
 _TICK_S = 0.001
+_CONNECTIONS_AT_FIRST = 16
 _BEHIND_S_MAX = 5.0  # an open order whose requests wait longer than this for a connection has failed
 _PERCENTILES = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
 
@@ -38,7 +39,10 @@ class Target(msgspec.Struct):
 
 
 class Order(msgspec.Struct):
-    """What to send: `batch` events a request for `seconds`; `rate` in events/s, or 0 for as fast as answers come."""
+    """What to send: `batch` events a request, for `seconds`, through at most so many `connections`.
+
+    `rate` is in events/s, or 0 for as fast as answers come.
+    """
 
     seconds: float
     batch: int
@@ -78,6 +82,7 @@ class Load:
         self._statuses: Statuses | None = None
         self._post: array[float] = array("d")
         self._waiting: deque[tuple[float, bytes]] = deque()
+        self._connections: list[Connection] = []
         self._idle: list[Connection] = []
         self._events = self._failed = self._under_way = 0
         self._wrong = ""
@@ -94,14 +99,16 @@ class Load:
         first = self._number
         if self._statuses:
             self._statuses.restart(first)
-        connections = await connect(self._target.host, self._target.port, order.connections, self._on_answer)
-        self._idle = list(connections)
+        # An open order opens more of them when it needs them.
+        count = min(order.connections, _CONNECTIONS_AT_FIRST) if order.rate else order.connections
+        self._connections = await connect(self._target.host, self._target.port, count, self._on_answer)
+        self._idle = list(self._connections)
         start = time.perf_counter()
         try:
             await (self._open(order, start) if order.rate else self._closed(order, start))
-            await self._all_answered(connections)
+            await self._all_answered()
         finally:
-            for connection in connections:
+            for connection in self._connections:
                 connection.close()
         seconds = time.perf_counter() - start
         completed: dict[str, float] = {}
@@ -162,14 +169,17 @@ class Load:
 
         self._next = send_waiting
         made = 0
+        opening: asyncio.Task[None] | None = None
         while made < total or self._waiting:
             now = time.perf_counter()
             while made < total and start + made * interval_s <= now:
                 intended = start + made * interval_s
                 self._waiting.append((intended, self._request(order.batch, intended)))
                 made += 1
-                if self._idle:
-                    send_waiting(self._idle.pop())
+                if (connection := self._idle_connection()) is not None:
+                    send_waiting(connection)
+            if self._waiting and len(self._connections) < order.connections and (opening is None or opening.done()):
+                opening = asyncio.create_task(self._open_another())
             if self._waiting and now - self._waiting[0][0] > _BEHIND_S_MAX:
                 self._failed += len(self._waiting) * order.batch
                 self._wrong = self._wrong or f"{len(self._waiting)} requests found no connection in {_BEHIND_S_MAX} s"
@@ -177,10 +187,23 @@ class Load:
                 return
             await asyncio.sleep(_TICK_S)
 
-    async def _all_answered(self, connections: list[Connection]) -> None:
+    def _idle_connection(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.lost:
+                return connection
+            self._connections.remove(connection)  # the server closes what has been idle for a while
+        return None
+
+    async def _open_another(self) -> None:
+        (connection,) = await connect(self._target.host, self._target.port, 1, self._on_answer)
+        self._connections.append(connection)
+        self._next(connection)
+
+    async def _all_answered(self) -> None:
         deadline = time.perf_counter() + _ANSWER_TIMEOUT_S
         while self._under_way:
-            if time.perf_counter() > deadline or all(connection.lost for connection in connections):
+            if time.perf_counter() > deadline or all(connection.lost for connection in self._connections):
                 self._failed += self._under_way
                 self._wrong = self._wrong or f"{self._under_way} requests without an answer"
                 self._under_way = 0

@@ -28,7 +28,8 @@ class Goal(msgspec.Struct):
 class Row(msgspec.Struct):
     """One measure. CPU in µs an event; `to_baseline` and `to_limit` are ratios of the process's CPU in this run.
 
-    `settings` is what the measure was taken under: acks, replication, sizes, seeds; `details` is everything else seen.
+    `settings` is what the measure was taken under: acks, replication, sizes, seeds; `details` is everything else seen;
+    `said` stands in the table where there is no goal.
     """
 
     what: str
@@ -41,6 +42,7 @@ class Row(msgspec.Struct):
     to_baseline: float | None = None
     to_limit: float | None = None
     goals: list[Goal] = []
+    said: str = ""
     settings: dict[str, Any] = {}
     details: dict[str, Any] = {}
 
@@ -79,7 +81,7 @@ def cells(row: Row) -> list[str]:
     """A row of the table, as texts."""
     ratios = [f"{ratio:.2f}" if ratio is not None else "" for ratio in (row.to_baseline, row.to_limit)]
     costs = [number(value) for value in (row.events_per_s, row.process_us, row.postgres_us, row.kafka_us)]
-    return [row.what, *costs, *ratios, "; ".join(goal.text() for goal in row.goals), row.reached]
+    return [row.what, *costs, *ratios, "; ".join(goal.text() for goal in row.goals) or row.said, row.reached]
 
 
 def table(report: Report) -> str:

@@ -10,12 +10,12 @@ class Sizes(msgspec.Struct, frozen=True):
     round_s: float = 2.5
     rounds: int = 3
     backlog_records: int = 500_000
-    plain_records: int = 50_000
+    plain_records: int = 40_000
     copied_rows: int = 200_000
-    step_rates: tuple[float, ...] = (8_000, 11_000, 14_000, 17_000, 20_000, 23_000, 26_000, 30_000, 35_000, 40_000)
-    step_s: float = 6.0
+    step_rates: tuple[float, ...] = (8_000, 10_000, 12_500, 15_000, 18_000, 21_000, 25_000, 30_000, 36_000)
+    step_s: float = 5.0
     hold_s: float = 60.0
-    latency_s: float = 25.0
+    latency_s: float = 20.0
     start_up_keys: int = 1_000_000
 
 
