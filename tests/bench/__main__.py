@@ -29,13 +29,15 @@ def run(parts: list[str], sizes: Sizes, say: Callable[[str], None]) -> Report:
     start = time.monotonic()
     before = machine.machine()
     rows: list[Row] = []
+    took_s: dict[str, int] = {}
     with bed() as made:
         for name in parts:
             began = time.monotonic()
             for row in PARTS[name](made, sizes):
                 say(f"  {' | '.join(cells(row))}")
                 rows.append(row)
-            say(f"{name}: {time.monotonic() - began:.0f} s")
+            took_s[name] = round(time.monotonic() - began)
+            say(f"{name}: {took_s[name]} s")
         versions = machine.versions(made.backend)
     settings = {
         "seed": SEED,
@@ -45,6 +47,7 @@ def run(parts: list[str], sizes: Sizes, say: Callable[[str], None]) -> Report:
         "brokers": 1,
         "replication": 1,
         "fsync": "on",
+        "took_s": took_s,
         "sizes": msgspec.structs.asdict(sizes),
     }
     date = datetime.now(UTC).strftime("%Y-%m-%d")
@@ -76,7 +79,8 @@ def main(context: click.Context, only: tuple[str, ...], start_up_keys: int, resu
     if context.invoked_subcommand:
         return
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of topics so new that they have no leader yet
-    signal.signal(signal.SIGTERM, _interrupt)  # so that everything is stopped and removed then too
+    for number in (signal.SIGINT, signal.SIGTERM):  # everything is stopped and removed then too
+        signal.signal(number, _interrupt)
     sizes = TINY if tiny else msgspec.structs.replace(Sizes(), start_up_keys=start_up_keys)
     report = run([name for name in PARTS if not only or name in only], sizes, lambda text: click.echo(text, err=True))
     click.echo(table(report))

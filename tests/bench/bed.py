@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from psycopg import sql
 
 from deploy import migrate
+from deploy.local import postgres as local_postgres
 from deploy.process import Process, Spec
 from schemas.keys import SCOPES, new_key
 from schemas.settings import Settings
@@ -24,6 +25,7 @@ from tests.stack import Backend, Stack, backend, wait_until
 
 PARTITIONS = 12
 _GROUP = "headrace"
+_BACKEND = "backend"
 _GONE_POLLS_MAX = 200
 _POLL_S = 0.05
 
@@ -70,6 +72,13 @@ class Bed:
         spec = Spec(name, 0, [sys.executable, *arguments], environment, self.folder / "logs" / f"{name}.log")
         return Process(spec)
 
+    def checkpoint(self) -> None:
+        """Have Postgres write out what earlier work left, so that the next piece does not pay for it."""
+        server = local_postgres.load(self.folder / _BACKEND / "postgres")
+        if server is not None:
+            with psycopg.connect(server.superuser_url, autocommit=True) as connection:
+                connection.execute("checkpoint")
+
     def meter(self, **pids: int) -> Meter:
         """Counts the CPU of Kafka, of Postgres and of the processes given by name."""
         own = {name: process.pid for name, process in self.backend.processes.items()}
@@ -82,7 +91,7 @@ def bed() -> Iterator[Bed]:
     folder = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
     folder.chmod(0o711)  # Postgres may run as another user
     try:
-        with backend(folder / "backend") as started:
+        with backend(folder / _BACKEND) as started:
             yield Bed(started, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -105,14 +114,6 @@ async def _delete_topics(kafka: str) -> None:
         await admin.close()
 
 
-def checkpoint(database: Backend) -> None:
-    """Have Postgres write out what earlier work left, so that the next piece does not pay for it."""
-    with psycopg.connect(database.database_url, autocommit=True) as connection:
-        granted = connection.execute("select pg_has_role(current_user, 'pg_checkpoint', 'member')").fetchone()
-        if granted and granted[0]:
-            connection.execute("checkpoint")
-
-
 def environment(stack: Stack, **settings: str) -> dict[str, str]:
     """The environment of one of the suite's own processes."""
     return stack.environment(**settings) | {"PYTHONPATH": os.fspath(Path(__file__).parents[2])}
@@ -126,4 +127,4 @@ def row(database: Backend, statement: Any, parameters: Any = None) -> tuple[Any,
     return found
 
 
-__all__ = ["PARTITIONS", "Bed", "bed", "checkpoint", "environment", "row", "wait_until"]
+__all__ = ["PARTITIONS", "Bed", "bed", "environment", "row", "wait_until"]

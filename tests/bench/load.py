@@ -39,7 +39,7 @@ class Target(msgspec.Struct):
 
 
 class Order(msgspec.Struct):
-    """What to send: `batch` events a request for `seconds` through at most so many `connections`.
+    """What to send: `batch` events a request, for `seconds`, through at most so many `connections`.
 
     `rate` is in events/s, or 0 for as fast as answers come.
     """

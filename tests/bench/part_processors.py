@@ -11,7 +11,7 @@ from psycopg import sql
 
 from processors.rows import COLUMNS
 from tests.bench import backlog
-from tests.bench.bed import Bed, checkpoint, row
+from tests.bench.bed import Bed, row
 from tests.bench.cpu import ratio
 from tests.bench.drains import Drained, drain, drain_plainly, floor
 from tests.bench.floors import write_streams
@@ -54,7 +54,7 @@ def measure(bed: Bed, sizes: Sizes) -> Iterator[Row]:
         ("default", default, {}),
         ("minimal", minimal, {"handlers": "", "group": _MINIMAL_GROUP}),
     ):
-        checkpoint(database)
+        bed.checkpoint()
         ours[name] = drain(bed, bed.stack(database, f"worker-{name}", **settings), database, sizes.backlog_records)
         _check(database, sizes.backlog_records)
         _compare_rows(database, plain_database, sizes.plain_records)
@@ -125,7 +125,7 @@ def _copy_only(bed: Bed, database: Backend, sizes: Sizes, *, minimal: bool) -> d
     path = bed.folder / f"rows-{empty.database_url.rsplit('/', 1)[1]}"
     rows = min(sizes.copied_rows, backlog.distinct(sizes.backlog_records))
     write_streams(path, _streams(database, rows))
-    checkpoint(empty)
+    bed.checkpoint()
     spent = floor(bed, "copy", empty.database_url, str(path))
     path.unlink()
     (copied,) = row(empty, "select count(*) from headrace.events")

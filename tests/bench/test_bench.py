@@ -1,5 +1,7 @@
 """The suite works: far too little is measured to say anything, but through the same processes and code."""
 
+import asyncio
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +10,17 @@ import msgspec
 import pytest
 
 from tests.bench.compare import compare
+from tests.bench.load import Load, Order, Target
 from tests.bench.report import Goal, Report, Row, markdown, table
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_suite_measures_and_keeps_what_it_saw(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.bench", "--tiny", "--results", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     (kept,) = tmp_path.glob("*.json")
     report = msgspec.json.decode(kept.read_bytes(), type=Report)
@@ -43,6 +47,30 @@ def test_runs_agree_within_fifteen_percent_and_not_beyond() -> None:
     text, agree = compare([_report(0.50), _report(0.58)])
     assert not agree
     assert "gateway ÷ baseline: 0.500, 0.580" in text
+
+
+@pytest.mark.anyio
+async def test_a_stall_counts_for_every_request_that_was_meant_to_go_out() -> None:
+    waits_s = iter([0.4])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.rsplit(b":", 1)[1]))
+                await asyncio.sleep(next(waits_s, 0.0))
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        load = Load(Target("127.0.0.1", server.sockets[0].getsockname()[1], "key", first=0))
+        outcome = await load.carry_out(Order(0.5, batch=1, connections=1, rate=100.0))
+    finally:
+        server.close()
+    assert (outcome.events, outcome.failed) == (50, 0)
+    # The stall of 400 ms is in the times of the 40 requests that were due meanwhile, less and less of it.
+    assert outcome.post["max_ms"] >= 400
+    assert 100 < outcome.post["p50_ms"] < 400
 
 
 def test_a_goal_is_reached_at_its_bound() -> None:
