@@ -1,4 +1,4 @@
-"""The list route's query: from parameters to a checked query, from there to SQL. Pure: no I/O.
+"""The list route's query: from parameters to a checked query; its SQL is in :mod:`gateway.pages`. Pure: no I/O.
 
 Pages are cut by keyset, not by offset: the next page begins behind the last event's (sort column, id). Neither of the
 two sort columns ever changes, nor does the id, so that no page skips or repeats an event that was there before.
@@ -79,22 +79,39 @@ _TYPE_SCHEMA = {"type": "string", "enum": [*EVENT_TYPES]}
 
 
 FILTERS: dict[str, Filter] = {
-    "program_id": Filter("program_id = %s::uuid", _uuid, "events of this program", _UUID_SCHEMA),
-    "status": Filter("status = %s::headrace.status", _one_of(STATUSES), "events in this status", _STATUS_SCHEMA),
-    "event_type": Filter(
-        "event_type = %s::headrace.event_type", _one_of(EVENT_TYPES), "events of this origin", _TYPE_SCHEMA
+    "program_id": Filter("e.program_id = %(program_id)s::uuid", _uuid, "events of this program", _UUID_SCHEMA),
+    "status": Filter(
+        "e.status = %(status)s::headrace.status", _one_of(STATUSES), "events in this status", _STATUS_SCHEMA
     ),
-    "participant_id": Filter("participant_id = %s::uuid", _uuid, "events of this participant", _UUID_SCHEMA),
-    "external_id": Filter("external_id = %s", _name, "events with this external id", _NAME_SCHEMA),
-    "recipient_id": Filter("recipient_id = %s::uuid", _uuid, "events for this recipient", _UUID_SCHEMA),
-    "idempotency_key": Filter("idempotency_key = %s", _name, "events with this key, of any program", _NAME_SCHEMA),
-    "from": Filter("created_at >= %s::timestamptz", _instant, "created at or after this instant", _INSTANT_SCHEMA),
-    "to": Filter("created_at < %s::timestamptz", _instant, "created before this instant", _INSTANT_SCHEMA),
+    "event_type": Filter(
+        "e.event_type = %(event_type)s::headrace.event_type",
+        _one_of(EVENT_TYPES),
+        "events of this origin",
+        _TYPE_SCHEMA,
+    ),
+    "participant_id": Filter(
+        "e.participant_id = %(participant_id)s::uuid", _uuid, "events of this participant", _UUID_SCHEMA
+    ),
+    "external_id": Filter("e.external_id = %(external_id)s", _name, "events with this external id", _NAME_SCHEMA),
+    "recipient_id": Filter("e.recipient_id = %(recipient_id)s::uuid", _uuid, "events for this recipient", _UUID_SCHEMA),
+    "idempotency_key": Filter(
+        "e.idempotency_key = %(idempotency_key)s", _name, "events with this key, of any program", _NAME_SCHEMA
+    ),
+    "from": Filter(
+        "e.created_at >= %(from)s::timestamptz", _instant, "created at or after this instant", _INSTANT_SCHEMA
+    ),
+    "to": Filter("e.created_at < %(to)s::timestamptz", _instant, "created before this instant", _INSTANT_SCHEMA),
     "event_from": Filter(
-        "event_timestamp >= %s::timestamptz", _instant, "with an event_timestamp at or after this", _INSTANT_SCHEMA
+        "e.event_timestamp >= %(event_from)s::timestamptz",
+        _instant,
+        "with an event_timestamp at or after this",
+        _INSTANT_SCHEMA,
     ),
     "event_to": Filter(
-        "event_timestamp < %s::timestamptz", _instant, "with an event_timestamp before this", _INSTANT_SCHEMA
+        "e.event_timestamp < %(event_to)s::timestamptz",
+        _instant,
+        "with an event_timestamp before this",
+        _INSTANT_SCHEMA,
     ),
 }
 PARAMETERS = (*FILTERS, "limit", "cursor", "sort_by", "sort_dir")
@@ -176,39 +193,6 @@ def _limit(text: str) -> int:
 
 def _invalid(wrong: list[FieldError]) -> ApiError:
     return ApiError(INVALID_REQUEST, in_one_line(wrong), wrong)
-
-
-_ORDERS: dict[tuple[str, str], tuple[LiteralString, LiteralString]] = {
-    ("created_at", "desc"): ("(created_at, id) < (%s, %s::uuid)", "created_at desc, id desc"),
-    ("created_at", "asc"): ("(created_at, id) > (%s, %s::uuid)", "created_at asc, id asc"),
-    ("event_timestamp", "desc"): ("(event_timestamp, id) < (%s, %s::uuid)", "event_timestamp desc, id desc"),
-    ("event_timestamp", "asc"): ("(event_timestamp, id) > (%s, %s::uuid)", "event_timestamp asc, id asc"),
-}
-
-
-def page_sql(
-    query: ListQuery, columns: LiteralString, programs: frozenset[bytes] | None
-) -> tuple[LiteralString, list[Any]]:
-    """The statement and its parameters for one page; one row more than the limit tells whether there is another page.
-
-    `programs` are those that the key is limited to (16 bytes each), None where it is not.
-    """
-    conditions: list[LiteralString] = []
-    params: list[Any] = []
-    for name, value in query.filters:
-        conditions.append(FILTERS[name].condition)
-        params.append(value)
-    if programs is not None:
-        conditions.append("program_id = any(%s::uuid[])")
-        params.append([each.hex() for each in sorted(programs)])
-    position, order = _ORDERS[query.sort_by, query.sort_dir]
-    if query.after is not None:
-        conditions.append(position)
-        params += [query.after.instant, query.after.id.hex()]
-    where: LiteralString = " where " + " and ".join(conditions) if conditions else ""
-    params.append(query.limit + 1)
-    # Put together from literals of this code only; every value is a parameter.
-    return f"select {columns} from headrace.events{where} order by {order} limit %s", params  # noqa: S608
 
 
 def sort_instant(query: ListQuery, created_at: datetime, event_timestamp: datetime) -> datetime:

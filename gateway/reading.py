@@ -18,8 +18,9 @@ from gateway.cursors import Position, Signer
 from gateway.database import Database
 from gateway.events import COLUMNS, FINAL_STATUSES, EventAnswer, EventPage, Pagination, from_claim, from_row
 from gateway.key import Key
+from gateway.pages import page_sql
 from gateway.problems import ApiError, field_error, in_one_line, unavailable
-from gateway.queries import page_sql, read_query, sort_instant
+from gateway.queries import read_query, sort_instant
 from gateway.waiting import WAIT_S_MAX
 from schemas.errors import INVALID_REQUEST, NOT_FOUND
 from schemas.identity import program

@@ -2,108 +2,169 @@
 
 The first event that names an external id decides: its own ``participant_id`` where it has one, else an id derived from
 the external id. Later events that say otherwise are processed all the same and change nothing here.
+
+Rows are never changed once they have a name, nor deleted; so what Postgres has said of one is remembered, and an event
+of a participant that is known costs no statement. What the transaction itself has written is not remembered: it may
+not come to stand.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
 from processors.handling import Job
 from schemas.identity import event_id, uuid_text
 
+_REMEMBERED_MAX = 65_536
+
 # Names of participants cannot meet those of events: an idempotency key is never this long.
 _NAME_PREFIX = "participant:" + " " * 256
 
+# Rows are added in one order by all, so that two workers never wait for each other in a circle. `settled`: not written
+# by this transaction, whose own rows bear its time.
 _CREATE = """
 with input as materialized (
-    select program_id, participant_id, external_id, first_event_id
+    select n, program_id, participant_id, external_id, first_event_id
     from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[], %(events)s::uuid[])
-         as u (program_id, participant_id, external_id, first_event_id)
+         with ordinality as u (program_id, participant_id, external_id, first_event_id, n)
+),
+known as materialized (
+    select i.n, p.participant_id, coalesce(p.named_at, p.created_at) <> now() as settled
+    from input i join headrace.participants p on p.program_id = i.program_id and p.external_id = i.external_id
+    union all
+    select i.n, p.participant_id, p.created_at <> now()
+    from input i join headrace.participants p on p.program_id = i.program_id and p.participant_id = i.participant_id
+    where i.external_id is null
 ),
 created as (
     insert into headrace.participants (program_id, participant_id, external_id, first_event_id, created_at)
     select program_id, participant_id, external_id, first_event_id, now() from input i
-    where not exists (
-        select from headrace.participants p where p.program_id = i.program_id and p.external_id = i.external_id
-    )
+    where not exists (select from known k where k.n = i.n)
+    order by program_id, participant_id, n
     on conflict do nothing
+    returning program_id, participant_id, external_id
 )
-select i.program_id::text, i.external_id, p.participant_id::text
-from input i
-join headrace.participants p on p.program_id = i.program_id and p.external_id = i.external_id
-where p.participant_id <> i.participant_id
+select i.n, k.participant_id::text, k.settled
+from input i left join known k using (n)
+where k.n is not null
+   or not exists (
+       select from created c
+       where c.program_id = i.program_id and c.participant_id = i.participant_id
+         and c.external_id is not distinct from i.external_id
+   )
 """
 
 _NAME_THE_NAMELESS = """
-update headrace.participants p set external_id = i.external_id
-from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[])
-     as i (program_id, participant_id, external_id)
-where p.program_id = i.program_id and p.participant_id = i.participant_id and p.external_id is null
-  and not exists (
-      select from headrace.participants o where o.program_id = i.program_id and o.external_id = i.external_id
-  )
+with named as (
+    select distinct on (p.program_id, p.participant_id) p.program_id, p.participant_id, i.external_id
+    from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[])
+         with ordinality as i (program_id, participant_id, external_id, n)
+    join headrace.participants p on p.program_id = i.program_id and p.participant_id = i.participant_id
+    where p.external_id is null and not exists (
+        select from headrace.participants o where o.program_id = i.program_id and o.external_id = i.external_id
+    )
+    order by p.program_id, p.participant_id, i.n
+)
+update headrace.participants p set external_id = named.external_id, named_at = now()
+from named where p.program_id = named.program_id and p.participant_id = named.participant_id and p.external_id is null
 """
 
+_Key = tuple[str, str]
 
-class _Sight:
-    """What one chunk says of participants: rows in columns, the first word on each external id or lone participant."""
+
+class _Known:
+    """What Postgres is known to have for good, the latest `_REMEMBERED_MAX` of each: whose name, and who has a row."""
 
     def __init__(self) -> None:
-        self.programs: list[str] = []
-        self.participants: list[str] = []
-        self.externals: list[str | None] = []
-        self.events: list[str] = []
-        self._by_external: dict[tuple[str, str], str] = {}
-        self._alone: set[tuple[str, str]] = set()
+        self.by_external: dict[_Key, str] = {}
+        self.alone: dict[_Key, str] = {}
 
-    def add(self, job: Job) -> None:
+    def remember(self, sight: "_Sight", participant: str) -> None:
+        kept = self.alone if sight.external is None else self.by_external
+        kept[sight.program, participant if sight.external is None else sight.external] = participant
+        if len(kept) > _REMEMBERED_MAX:
+            del kept[next(iter(kept))]
+
+
+_known = _Known()
+
+
+class _Sight(NamedTuple):
+    """The first word of a chunk on an external id, or a participant without one. `told`: the event says who it is."""
+
+    program: str
+    participant: str
+    external: str | None
+    event: bytes
+    told: bool
+
+
+def _sights(jobs: Sequence[Job], decided: dict[tuple[str, str | None], str]) -> list[_Sight]:
+    """What the jobs say that is not known yet, in their order. What is known goes into `decided`."""
+    sights: dict[tuple[str, str | None, str], _Sight] = {}
+    for job in jobs:
         fields = job.event.fields
-        external = fields.external_id
-        participant = None if fields.participant_id is None else str(fields.participant_id)
+        program, external = fields.program_id, fields.external_id
         if external is not None:
-            if (fields.program_id, external) in self._by_external:
-                return
-            if participant is None:
-                participant = uuid_text(event_id(job.event.program.packed, _NAME_PREFIX + external))
-            self._by_external[fields.program_id, external] = participant
-        elif participant is not None:
-            if (fields.program_id, participant) in self._alone:
-                return
-            self._alone.add((fields.program_id, participant))
-        self.programs.append(fields.program_id)
-        self.participants.append(str(participant))
-        self.externals.append(external)
-        self.events.append(uuid_text(job.event.id))
+            known = _known.by_external.get((program, external))
+            if known is not None:
+                decided[program, external] = known
+                continue
+            if (program, external, "") in sights:
+                continue
+            told = fields.participant_id is not None
+            participant = str(fields.participant_id) if told else _derived(job, external)
+            sights[program, external, ""] = _Sight(program, participant, external, job.event.id, told)
+        elif fields.participant_id is not None:
+            participant = str(fields.participant_id)
+            if (program, participant) not in _known.alone:
+                sight = _Sight(program, participant, None, job.event.id, told=True)
+                sights.setdefault((program, None, participant), sight)
+    return list(sights.values())
 
-    def corrected(self, rows: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
-        """Each external id's participant, where `rows` hold what earlier chunks decided otherwise."""
-        return self._by_external | {(program, external): participant for program, external, participant in rows}
+
+def _derived(job: Job, external: str) -> str:
+    return uuid_text(event_id(job.event.program.packed, _NAME_PREFIX + external))
 
 
 async def participants(jobs: Sequence[Job], connection: AsyncConnection[Any]) -> list[dict[str, str] | None]:
     """Record who takes part; the result of an event that names nobody by id says whose ``participant_id`` it is."""
-    sight = _Sight()
-    for job in jobs:
-        sight.add(job)
-    columns = {
-        "programs": _uuids(sight.programs),
-        "participants": _uuids(sight.participants),
-        "externals": sight.externals,
-        "events": _uuids(sight.events),
-    }
-    cursor = await connection.execute(_CREATE, columns)
-    decided = sight.corrected(await cursor.fetchall())
-    if any(job.event.fields.external_id and job.event.fields.participant_id for job in jobs):
-        await connection.execute(_NAME_THE_NAMELESS, columns)
+    decided: dict[tuple[str, str | None], str] = {}
+    sights = _sights(jobs, decided)
+    decided |= {(sight.program, sight.external): sight.participant for sight in sights}
+    if sights:
+        cursor = await connection.execute(_CREATE, _columns(sights))
+        nameless: list[_Sight] = []
+        for number, participant, settled in await cursor.fetchall():
+            sight = sights[number - 1]
+            if participant is None:
+                nameless.append(sight)
+                continue
+            decided[sight.program, sight.external] = participant
+            if settled:
+                _known.remember(sight, participant)
+        # Their row is there, under another name or under none.
+        nameless = [sight for sight in nameless if sight.told and sight.external is not None]
+        if nameless:
+            await connection.execute(_NAME_THE_NAMELESS, _columns(nameless))
     return [_result(job, decided) for job in jobs]
 
 
-def _result(job: Job, decided: dict[tuple[str, str], str]) -> dict[str, str] | None:
+def _result(job: Job, decided: dict[tuple[str, str | None], str]) -> dict[str, str] | None:
     fields = job.event.fields
     if fields.participant_id is not None or fields.external_id is None:
         return None
     return {"participant_id": decided[fields.program_id, fields.external_id]}
+
+
+def _columns(sights: Sequence[_Sight]) -> dict[str, Any]:
+    return {
+        "programs": _uuids([sight.program for sight in sights]),
+        "participants": _uuids([sight.participant for sight in sights]),
+        "externals": [sight.external for sight in sights],
+        "events": _uuids([sight.event.hex() for sight in sights]),
+    }
 
 
 def _uuids(texts: Sequence[str]) -> str:

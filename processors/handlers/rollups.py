@@ -16,10 +16,17 @@ order by program_id, hour, status
 on conflict (program_id, hour, status) do update set events = h.events + excluded.events
 """
 
+# Locked in the order in which all lock: an update alone takes rows as it meets them.
 _TAKE_BACK = """
+with u as (
+    select h.program_id, h.hour, h.status, u.events
+    from headrace.hourly h
+    join unnest(%s::uuid[], %s::timestamptz[], %s::text[], %s::bigint[]) as u (program_id, hour, status, events)
+      on h.program_id = u.program_id and h.hour = u.hour and h.status = u.status::headrace.status
+    order by h.program_id, h.hour, h.status for update of h
+)
 update headrace.hourly h set events = h.events - u.events
-from unnest(%s::uuid[], %s::timestamptz[], %s::text[], %s::bigint[]) as u (program_id, hour, status, events)
-where h.program_id = u.program_id and h.hour = u.hour and h.status = u.status::headrace.status
+from u where h.program_id = u.program_id and h.hour = u.hour and h.status = u.status
 """
 
 

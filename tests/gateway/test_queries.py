@@ -1,6 +1,5 @@
 """The list route's query: parameters, their errors, and that the SQL finds what a plain filter over all rows finds."""
 
-import re
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.cursors import Position, Signer
+from gateway.pages import page_sql
 from gateway.problems import ApiError
-from gateway.queries import FILTERS, ListQuery, page_sql, read_query
+from gateway.queries import FILTERS, ListQuery, read_query
 from tests.gateway.rows import T0, event_row
 
 SIGNER = Signer(b"secret")
@@ -111,6 +111,7 @@ PROGRAMS = [str(uuid.UUID(int=number, version=4)) for number in (1, 2, 3)]
 PEOPLE = [str(uuid.UUID(int=number, version=4)) for number in (11, 12)]
 NAMES = ["a", "a ", "A", "%", "ü", "'; --"]
 INSTANTS = [T0 + timedelta(microseconds=number) for number in (0, 1, 2, 1_000_000)]
+OFFSETS = [0, 65_535, 65_536, 2**40]  # in three eras
 MODEL: dict[str, Any] = {
     "program_id": lambda row, value: row["program_id"] == value,
     "status": lambda row, value: row["status"] == value,
@@ -156,6 +157,7 @@ def some_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
             recipient_id=draw(st.none() | st.sampled_from(PEOPLE)),
             created_at=draw(st.sampled_from(INSTANTS)),
             event_timestamp=draw(st.sampled_from(INSTANTS)),
+            kafka_offset=draw(st.sampled_from(OFFSETS)),
         )
 
     return [row() for _ in range(draw(st.integers(1, 20)))]
@@ -227,48 +229,3 @@ def database(database_url: str) -> Iterator[psycopg.Connection]:
         connection.execute("set timezone = 'UTC'")
         connection.execute("create temporary table events (like headrace.events including all)")
         yield connection
-
-
-@pytest.fixture(scope="module")
-def full_database(database: psycopg.Connection) -> psycopg.Connection:
-    """The same with 3,000 events, and what the planner should know of them."""
-    database.execute("truncate pg_temp.events")
-    rows = [event_row(program_id=PROGRAMS[1], participant_id=str(uuid.uuid4())) for _ in range(3_000)]
-    for number, row in enumerate(rows):
-        row["external_id"] = f"user_{number % 300}"
-        row["created_at"] = row["event_timestamp"] = T0 + timedelta(seconds=number)
-    put(database, rows)
-    database.execute("analyze pg_temp.events")
-    return database
-
-
-INDEXES: list[tuple[dict[str, str], str]] = [
-    ({}, "(created_at, id)"),
-    ({"sort_by": "event_timestamp"}, "(event_timestamp, id)"),
-    ({"program_id": PROGRAMS[0]}, "(program_id, created_at, id)"),
-    ({"program_id": PROGRAMS[0], "sort_by": "event_timestamp"}, "(program_id, event_timestamp, id)"),
-    ({"external_id": "x"}, "(external_id, created_at, id) WHERE (external_id IS NOT NULL)"),
-    ({"participant_id": PEOPLE[0]}, "(participant_id, created_at, id) WHERE (participant_id IS NOT NULL)"),
-    ({"recipient_id": PEOPLE[0]}, "(recipient_id, created_at, id) WHERE (recipient_id IS NOT NULL)"),
-    ({"status": "FAILED"}, "(status, created_at, id) WHERE (status <> 'COMPLETED'::status)"),
-    ({"idempotency_key": "x"}, "(idempotency_key)"),
-]
-
-
-@pytest.mark.parametrize("sort_dir", ["asc", "desc"])
-@pytest.mark.parametrize("page", [1, 2])
-@pytest.mark.parametrize(("parameters", "index"), INDEXES)
-def test_each_filter_is_served_by_its_index(
-    full_database: psycopg.Connection, parameters: dict[str, str], index: str, page: int, sort_dir: str
-) -> None:
-    query = read(**parameters, sort_dir=sort_dir)
-    if page == 2:
-        after = Position(T0 + timedelta(seconds=1_500), bytes(16))
-        query = ListQuery(query.filters, query.sort_by, query.sort_dir, query.limit, after)
-    statement, params = page_sql(query, "event_data", None)
-    explained = full_database.execute(on_the_copy(f"explain {statement}"), params)
-    plan = "\n".join(line for (line,) in explained)
-    used = re.findall(r"(?:Index Scan|Index Scan Backward|Bitmap Index Scan) (?:using|on) (\w+)", plan)
-    assert len(used) == 1, plan
-    (definition,) = full_database.execute("select pg_get_indexdef(%s::regclass)", used).fetchone() or ("",)
-    assert definition.split(" btree ")[1].replace("headrace.", "") == index, plan

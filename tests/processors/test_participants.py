@@ -1,5 +1,6 @@
 """Who is who: the first event that names an external id decides, whatever the chunks."""
 
+import asyncio
 import random
 import uuid
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 
+from processors.handlers import participants as module
 from processors.handlers.participants import participants
 from processors.handling import Job
 from schemas.event import EventReader
@@ -96,3 +98,57 @@ async def test_strange_names_are_kept(database_url: str, program_id: str) -> Non
     names = ['"', "\\", "{a,b}", "null", " ", "😀" * 255, "a'b", "%s"]
     await _handle(database_url, *(_job(program_id, external_id=name) for name in names))
     assert _known(database_url, program_id).keys() == set(names)
+
+
+async def test_what_is_known_costs_no_statement(database_url: str, program_id: str) -> None:
+    id_ = str(uuid.uuid4())
+    jobs = [
+        _job(program_id, external_id="a"),
+        _job(program_id, external_id="b", participant_id=id_),
+        _job(program_id, external_id=None, participant_id=str(uuid.uuid4())),
+    ]
+    first = await _handle(database_url, *jobs)
+    assert await _handle(database_url, *jobs) == first
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        await connection.execute("drop schema headrace cascade")  # rolled back: nothing there can be asked
+        results = await participants(jobs, connection)
+        await connection.rollback()
+    assert [result and result["participant_id"] for result in results] == first
+
+
+async def test_what_was_undone_is_not_remembered(database_url: str, program_id: str) -> None:
+    id_ = str(uuid.uuid4())
+    await _handle(database_url, _job(program_id, external_id=None, participant_id=id_))
+    jobs = [_job(program_id, external_id="new"), _job(program_id, external_id="named", participant_id=id_)]
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        await connection.execute("select 1")  # begins the transaction of the chunk
+        for _ in range(3):  # as the halves of a chunk are handled, one after the other
+            async with connection.transaction():
+                await participants(jobs, connection)
+        await connection.rollback()
+    assert _known(database_url, program_id) == {None: id_}
+    await _handle(database_url, *jobs)
+    assert _known(database_url, program_id).keys() == {"new", "named"}
+    assert _known(database_url, program_id)["named"] == id_
+
+
+async def test_what_is_remembered_is_bounded(
+    database_url: str, program_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REMEMBERED_MAX", 2)
+    monkeypatch.setattr(module, "_known", module._Known())  # noqa: SLF001 - what it holds is its own business
+    jobs = [_job(program_id, external_id=name) for name in "abcd"]
+    first = await _handle(database_url, *jobs)
+    for _ in range(3):
+        assert await _handle(database_url, *jobs) == first
+    assert len(module._known.by_external) == 2  # noqa: SLF001
+
+
+async def test_two_workers_do_not_lock_each_other(database_url: str) -> None:
+    programs = [str(uuid.uuid4()) for _ in range(20)]
+    names = [(program, name) for program in programs for name in "abcdefghij"]
+    orders = [names, names[::-1]]
+    decided = await asyncio.gather(
+        *(_handle(database_url, *(_job(program, external_id=name) for program, name in order)) for order in orders)
+    )
+    assert decided[0] == decided[1][::-1]

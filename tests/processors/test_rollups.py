@@ -1,5 +1,6 @@
 """Events counted by program, hour and final status; one that is tried again moves."""
 
+import asyncio
 import uuid
 from datetime import UTC, datetime
 
@@ -50,3 +51,13 @@ async def test_an_event_tried_again_is_no_longer_counted_as_failed(database_url:
     await _finished(database_url, (_job(program_id, time, failed_before=True), "COMPLETED"))
     query = "select status::text, events from headrace.program_hourly where program_id = %s order by status"
     assert rows(database_url, query, program_id) == [("COMPLETED", 1), ("FAILED", 1)]
+
+
+async def test_events_taken_back_in_any_order_lock_in_one(database_url: str) -> None:
+    programs = [str(uuid.uuid4()) for _ in range(50)]
+    time = "2024-01-15T10:30:00Z"
+    await _finished(database_url, *((_job(program, time), "FAILED") for program in programs for _ in range(20)))
+    again = [(_job(program, time, failed_before=True), "COMPLETED") for program in programs]
+    await asyncio.gather(*(_finished(database_url, *again[:: 1 - 2 * (n % 2)]) for n in range(20)))
+    query = "select status::text, sum(events)::int from headrace.program_hourly where program_id = any(%s) group by 1"
+    assert dict(rows(database_url, query, programs)) == {"COMPLETED": 1_000, "FAILED": 0}

@@ -1,0 +1,212 @@
+"""What a page costs: for every filter, value and order the right index, and no more rows than a page needs."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import psycopg
+import pytest
+
+from gateway import pages
+from gateway.cursors import Position, Signer
+from gateway.pages import page_sql
+from gateway.queries import ListQuery, read_query
+
+EVENTS = 100_000
+ERAS = 4
+LIMIT = 50
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ABSENT = "00000000-0000-4000-8000-000000000000"
+COMMON_PROGRAM, RARE_PROGRAM = (f"10000000-0000-4000-8000-{number:012}" for number in (1, 7))
+COMMON_PERSON, RARE_PERSON = (f"20000000-0000-4000-8000-{number:012}" for number in (1, 7))
+
+# One event in a thousand is rare in each respect; all the others are common.
+FILL = f"""
+insert into pg_temp.events
+       (id, program_id, idempotency_key, fingerprint, event_timestamp, external_id, participant_id, recipient_id,
+        event_data, status, event_type, attempts, received_at, created_at, updated_at, kafka_partition, kafka_offset,
+        counted_offset)
+select gen_random_uuid(), case when n % 1000 = 1 then '{RARE_PROGRAM}'::uuid else '{COMMON_PROGRAM}' end,
+       'key-' || n, gen_random_uuid(), at - make_interval(mins => n % 7),
+       case when n % 1000 = 2 then 'rare' else 'common' end,
+       case when n % 1000 = 3 then '{RARE_PERSON}'::uuid else '{COMMON_PERSON}' end,
+       case when n % 1000 = 4 then '{RARE_PERSON}'::uuid else '{COMMON_PERSON}' end,
+       '{{}}', case when n % 1000 = 5 then 'FAILED'::headrace.status else 'COMPLETED' end,
+       case when n % 1000 = 6 then 'SYSTEM'::headrace.event_type else 'EXTERNAL' end, 1, at, at, at, 0,
+       n * {ERAS}::bigint * 65536 / {EVENTS}, 0
+from (select n, timestamptz '{START.isoformat()}' + n * interval '1 second' as at
+      from generate_series(0, {EVENTS - 1}) n) numbered
+"""  # noqa: S608 - of literals
+
+
+@pytest.fixture(scope="module")
+def database(database_url: str) -> Iterator[psycopg.Connection]:
+    """A connection with a full copy of the table, indexes included, and what the planner should know of it."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("set timezone = 'UTC'")
+        connection.execute("create temporary table events (like headrace.events including all)")
+        connection.execute(FILL.encode())
+        connection.execute("vacuum (analyze) pg_temp.events")
+        yield connection
+
+
+class Cost(NamedTuple):
+    """What a statement did: rows that its scans looked at, and the indexes (their columns) that it used."""
+
+    rows: int
+    indexes: set[str]
+    plan: str
+
+
+def explained(database: psycopg.Connection, query: ListQuery, programs: frozenset[bytes] | None = None) -> Cost:
+    statement, params = page_sql(query, "id, event_data", programs)
+    statement = statement.replace("headrace.events", "pg_temp.events")
+    row = database.execute(f"explain (analyze, format json) {statement}".encode(), params).fetchone()
+    assert row is not None
+    nodes = list(_nodes(row[0][0]["Plan"]))
+    plan = json.dumps(row[0], indent=1)
+    assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], plan
+    scans = [node for node in nodes if "Relation Name" in node or "Index Name" in node]
+    looked_at = sum(
+        node["Actual Loops"]
+        * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0))
+        for node in scans
+    )
+    used = {node["Index Name"] for node in scans if "Index Name" in node and node["Actual Loops"]}
+    return Cost(int(looked_at), {_columns(database, name) for name in used}, plan)
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _columns(database: psycopg.Connection, index: str) -> str:
+    (definition,) = database.execute("select pg_get_indexdef(%s::regclass)", [index]).fetchone() or ("",)
+    return str(definition).split(" btree ")[1].split(" INCLUDE ")[0]
+
+
+def query(**parameters: str) -> ListQuery:
+    return read_query(urlencode({"limit": str(LIMIT), **parameters}).encode(), Signer(b"secret"))
+
+
+BY_KIND = {
+    "created_at": "(status, event_type, created_at, id)",
+    "event_timestamp": "(era, status, event_type, event_timestamp, id)",
+}
+BY_PROGRAM = {
+    "created_at": "(program_id, status, event_type, created_at, id)",
+    "event_timestamp": "(era, program_id, status, event_type, event_timestamp, id)",
+}
+CASES: list[tuple[dict[str, str], dict[str, str]]] = [
+    ({}, BY_KIND),
+    *(({"status": status}, BY_KIND) for status in ("COMPLETED", "FAILED", "PENDING")),
+    *(({"event_type": event_type}, BY_KIND) for event_type in ("EXTERNAL", "SYSTEM")),
+    *(({"program_id": program}, BY_PROGRAM) for program in (COMMON_PROGRAM, RARE_PROGRAM, ABSENT)),
+    *(
+        ({"program_id": program, "status": status, "event_type": event_type}, BY_PROGRAM)
+        for program in (COMMON_PROGRAM, RARE_PROGRAM)
+        for status in ("COMPLETED", "FAILED")
+        for event_type in ("EXTERNAL", "SYSTEM")
+    ),
+]
+
+
+@pytest.mark.parametrize("sort_dir", ["asc", "desc"])
+@pytest.mark.parametrize("sort_by", ["created_at", "event_timestamp"])
+@pytest.mark.parametrize("page", [1, 100])
+@pytest.mark.parametrize(("parameters", "indexes"), CASES)
+def test_lists_by_kind_read_a_page_from_each_place(
+    database: psycopg.Connection,
+    parameters: dict[str, str],
+    indexes: dict[str, str],
+    page: int,
+    sort_by: str,
+    sort_dir: str,
+) -> None:
+    wanted = query(**parameters, sort_by=sort_by, sort_dir=sort_dir)
+    if page > 1:
+        wanted = ListQuery(wanted.filters, sort_by, sort_dir, LIMIT, Position(START + timedelta(hours=9), bytes(16)))
+    cost = explained(database, wanted)
+    assert indexes[sort_by] in cost.indexes, cost.plan
+    places = 3 * (1 if sort_by == "created_at" else ERAS)  # that hold anything
+    assert cost.rows <= (places + 1) * (LIMIT + 1) + ERAS + 1, cost.plan
+
+
+@pytest.mark.parametrize("sort_dir", ["asc", "desc"])
+@pytest.mark.parametrize("sort_by", ["created_at", "event_timestamp"])
+@pytest.mark.parametrize("beside", [{}, {"program_id": COMMON_PROGRAM}, {"status": "COMPLETED"}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"external_id": "common"},
+        {"external_id": "rare"},
+        {"external_id": "absent"},
+        {"participant_id": COMMON_PERSON},
+        {"participant_id": RARE_PERSON},
+        {"participant_id": ABSENT},
+        {"recipient_id": COMMON_PERSON},
+        {"recipient_id": RARE_PERSON},
+        {"recipient_id": ABSENT},
+        {"idempotency_key": "key-77777"},
+        {"idempotency_key": "absent"},
+    ],
+)
+def test_lists_by_name_go_from_era_to_era(
+    database: psycopg.Connection, parameters: dict[str, str], beside: dict[str, str], sort_by: str, sort_dir: str
+) -> None:
+    cost = explained(database, query(**parameters, **beside, sort_by=sort_by, sort_dir=sort_dir))
+    (column, value), *_ = parameters.items()
+    index = "(era, hashtext(idempotency_key))" if column == "idempotency_key" else f"(era, {column}, created_at, id)"
+    assert index in cost.indexes, cost.plan
+    if sort_by == "created_at" or value not in {"common", COMMON_PERSON}:
+        assert cost.rows <= 2 * (ERAS + 1) * (LIMIT + 1), cost.plan
+    else:  # all of a participant's events are sorted, from the index alone
+        assert cost.rows <= EVENTS + (ERAS + 1) * (LIMIT + 1), cost.plan
+        assert '"Index Only Scan"' in cost.plan
+
+
+def window(first_minute: int, minutes: int, *names: str) -> dict[str, str]:
+    begin = START + timedelta(minutes=first_minute)
+    return dict(zip(names, (begin.isoformat(), (begin + timedelta(minutes=minutes)).isoformat()), strict=True))
+
+
+@pytest.mark.parametrize("sort_dir", ["asc", "desc"])
+@pytest.mark.parametrize("sort_by", ["created_at", "event_timestamp"])
+@pytest.mark.parametrize("beside", [{}, {"program_id": COMMON_PROGRAM}, {"status": "FAILED"}])
+@pytest.mark.parametrize("names", [("from", "to"), ("event_from", "event_to")])
+@pytest.mark.parametrize(("first_minute", "minutes"), [(800, 10), (800, 0), (90_000, 60), (-90_000, 60)])
+def test_a_narrow_window_costs_its_own_events(  # noqa: PLR0913, PLR0917 - one argument per parameter
+    database: psycopg.Connection,
+    first_minute: int,
+    minutes: int,
+    names: tuple[str, str],
+    beside: dict[str, str],
+    sort_by: str,
+    sort_dir: str,
+) -> None:
+    given = window(first_minute, minutes, *names)
+    cost = explained(database, query(**given, **beside, sort_by=sort_by, sort_dir=sort_dir))
+    assert cost.rows <= 10 * 60 + (3 * ERAS + 1) * (LIMIT + 1), cost.plan
+
+
+@pytest.mark.parametrize("sort_by", ["created_at", "event_timestamp"])
+def test_a_wide_window_is_met_on_the_way_through_the_order(
+    database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, sort_by: str
+) -> None:
+    monkeypatch.setattr(pages, "_COLLECTED_MAX", 100)
+    names = ("event_from", "event_to") if sort_by == "created_at" else ("from", "to")
+    cost = explained(database, query(**window(0, 1_000_000, *names), sort_by=sort_by))
+    places = 3 * ERAS
+    assert cost.rows <= 2 * places * 101 + (places + 1) * (LIMIT + 1), cost.plan
+
+
+def test_a_limited_key_reads_a_page_of_each_program(database: psycopg.Connection) -> None:
+    programs = frozenset(bytes.fromhex(each.replace("-", "")) for each in (RARE_PROGRAM, ABSENT))
+    cost = explained(database, query(), programs)
+    assert BY_PROGRAM["created_at"] in cost.indexes
+    assert cost.rows <= 2 * (LIMIT + 1) + ERAS + 1, cost.plan
+    assert explained(database, query(program_id=COMMON_PROGRAM), programs).rows == 0
