@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, LiteralString, NamedTuple
 
+import msgspec
 import psycopg
 import structlog
 from psycopg.rows import TupleRow
@@ -66,7 +67,7 @@ returning id
 """
 
 
-class Claim(NamedTuple):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """What one event asks for: its 16-byte `id` and `fingerprint`, its partition, and its record for early readers."""
 
     id: bytes
@@ -135,10 +136,7 @@ class Claims:
         return batch
 
     async def _decide(self, batch: list[_Waiting]) -> None:
-        first: dict[bytes, Claim] = {}
-        for waiting in batch:
-            for claim in waiting.claims:
-                first.setdefault(claim.id, claim)
+        first = {claim.id: claim for waiting in reversed(batch) for claim in reversed(waiting.claims)}
         try:
             owners = await self._owners(first)
         except (psycopg.Error, OSError) as error:  # also: read-only after a failover, never migrated
@@ -159,7 +157,7 @@ class Claims:
     async def _owners(self, first: dict[bytes, Claim]) -> dict[bytes, Owner]:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         owners: dict[bytes, Owner] = {}
-        asked = sorted(first.values())
+        asked = [first[id_] for id_ in sorted(first)]
         for _ in range(_RACES_MAX):
             lost = await self._ask(asked, owners, deadline)
             if not lost:
@@ -173,8 +171,7 @@ class Claims:
         parameters = _parameters(asked) | {"renew_after_s": self._renew_after_s}
         rows = await self._rows(_CLAIM, parameters, deadline)
         lost, leaned_on = [], []
-        for claim in asked:
-            owners[claim.id] = Owner(claim.fingerprint, PENDING)
+        owners.update({claim.id: Owner(claim.fingerprint, PENDING) for claim in asked})
         for number, fingerprint, status, aging in rows:
             claim = asked[number]
             if fingerprint is None:

@@ -10,12 +10,15 @@ from uuid import UUID
 
 import msgspec
 
-from gateway.batches import NotJsonError, split_batch
+from gateway.batches import EVENTS_MAX, NotJsonError, split_batch
 from schemas.errors import IDEMPOTENCY_CONFLICT, INVALID_EVENT, INVALID_JSON, INVALID_PROGRAM_ID, UNAVAILABLE, ErrorCode
 from schemas.event import Event, EventReader, InvalidEventError, readable_ids
 from schemas.identity import uuid_text
 
 PENDING = "PENDING"
+
+# In the place of decoded data, which nobody needs once the record is made: a fifth less work for caches and memory.
+_NO_DATA: dict[str, Any] = {}
 
 
 class Refusal(NamedTuple):
@@ -30,14 +33,14 @@ class Refusal(NamedTuple):
 Item = Event | Refusal
 
 
-class Owner(NamedTuple):
+class Owner(msgspec.Struct, frozen=True, gc=False):
     """Whose payload a key has: the winner's fingerprint (16 bytes), and its event's present status."""
 
     fingerprint: bytes
     status: str
 
 
-class EventAnswer(msgspec.Struct):
+class EventAnswer(msgspec.Struct, gc=False):
     """An event as ingestion answers it."""
 
     id: str
@@ -49,7 +52,7 @@ class EventAnswer(msgspec.Struct):
     status: str
 
 
-class AcceptedItem(msgspec.Struct):
+class AcceptedItem(msgspec.Struct, gc=False):
     """A batch item that Kafka has."""
 
     index: int
@@ -79,10 +82,19 @@ class BatchAnswer(msgspec.Struct):
 
 def read_items(reader: EventReader, body: bytes, may_use: Callable[[bytes], bool]) -> list[Item]:
     """Read each event of a batch. Raises :class:`NotJsonError` or :class:`BadBatchError` for the batch as a whole."""
+    events = reader.read_batch(body)
+    if events is not None and 1 <= len(events) <= EVENTS_MAX and all(map(may_use, _programs(events))):
+        for event in events:
+            event.fields.event_data = _NO_DATA
+        return list[Item](events)
     items = [read_item(reader, raw, may_use) for raw in split_batch(body)]
     if any(isinstance(item, Refusal) and item.code is INVALID_JSON and not item.field for item in items):
         raise NotJsonError
     return items
+
+
+def _programs(events: Sequence[Event]) -> set[bytes]:
+    return {event.program.packed for event in events}
 
 
 def read_item(reader: EventReader, raw: bytes, may_use: Callable[[bytes], bool]) -> Item:
@@ -98,11 +110,7 @@ def read_item(reader: EventReader, raw: bytes, may_use: Callable[[bytes], bool])
 
 def first_of_each(items: Sequence[Item]) -> dict[bytes, Event]:
     """The events by id; of several with one id the first, since the later item of a batch loses."""
-    first: dict[bytes, Event] = {}
-    for item in items:
-        if isinstance(item, Event):
-            first.setdefault(item.id, item)
-    return first
+    return {item.id: item for item in reversed(items) if isinstance(item, Event)}
 
 
 def judge(items: Sequence[Item], owners: Mapping[bytes, Owner]) -> list[Item]:
@@ -122,6 +130,8 @@ def owners_within(first: Mapping[bytes, Event]) -> dict[bytes, Owner]:
 
 def refuse_lost(items: Sequence[Item], lost: set[int]) -> list[Item]:
     """Refuse the items at the indexes `lost`, which Kafka did not acknowledge in time."""
+    if not lost:
+        return list(items)
     message = "Kafka did not acknowledge in time; send it again"
     return [
         _refuse(item, UNAVAILABLE, message) if index in lost and isinstance(item, Event) else item

@@ -1,6 +1,5 @@
 """The routes through which events come in, and what they need: claims and the producer."""
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -22,9 +21,9 @@ from gateway.producer import (
     Batch,
     Headers,
     KafkaUnreachableError,
-    NotAcknowledgedError,
     Producer,
     QueueFullError,
+    settled,
 )
 from gateway.programs import Programs
 from schemas import errors
@@ -131,18 +130,8 @@ def _record(event: Event, shared: list[tuple[str, bytes]]) -> tuple[bytes, bytes
 
 
 async def _unacknowledged(batches: set[Batch], timeout_s: float) -> set[Batch]:
-    await asyncio.wait([batch.acknowledged for batch in batches], timeout=timeout_s)
-    return {batch for batch in batches if not _is_acknowledged(batch)}
-
-
-def _is_acknowledged(batch: Batch) -> bool:
-    if not batch.acknowledged.done():
-        return False
-    try:
-        batch.acknowledged.result()
-    except NotAcknowledgedError:
-        return False
-    return True
+    await settled(batches, timeout_s)
+    return {batch for batch in batches if not batch.is_acknowledged()}
 
 
 async def post_batch(request: Request) -> Response:

@@ -1,14 +1,17 @@
 """Events to Kafka, in batches that many requests share.
 
-Each partition is a lane. A lane sends one batch at a time: while that is under way, what arrives gathers in the next.
-So an idle gateway adds no delay and a busy one builds big batches; a fixed timer was slower at both ends.
+Each partition is a lane, and what has gathered in all lanes is sent in one round: while that is under way, what arrives
+gathers for the next. So an idle gateway adds no delay and a busy one builds big batches and few requests; a fixed timer
+was slower at both ends. A partition that is slow to acknowledge holds the round up for `_ROUND_S` at most: the others
+then go on without it.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -20,6 +23,7 @@ from schemas.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+_ROUND_S = 0.02
 _RESTART_PAUSE_S = 0.5
 _STOP_S = 5.0
 _LOOK_EVERY_S = 2.0
@@ -49,16 +53,60 @@ class Batch:
         # A request that gave up no longer asks; its batch's failure is counted here all the same.
         self.acknowledged.add_done_callback(lambda future: future.cancelled() or future.exception())
 
+    def is_acknowledged(self) -> bool:
+        """Whether Kafka is known to have it."""
+        return self.acknowledged.done() and self.acknowledged.exception() is None
+
+
+async def settled(batches: Collection[Batch], timeout_s: float) -> None:
+    """Wait until each batch is acknowledged or lost, `timeout_s` at most. A fifth of the cost of `asyncio.wait`."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    pending = len(batches)
+
+    def count(_: object) -> None:
+        nonlocal pending
+        pending -= 1
+        if not pending:
+            end()
+
+    def end() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    for batch in batches:
+        batch.acknowledged.add_done_callback(count)
+    timer = loop.call_later(timeout_s, end)
+    try:
+        await over
+    finally:
+        timer.cancel()
+
 
 class _Lane:
-    """One partition's batches: those `closed` and full, and the `open` one."""
+    """One partition's batches: those `closed` and full, and the `open` one. `sent` is the one under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
         self.closed: deque[Batch] = deque()
         self.open: Batch | None = None
-        self.sender: asyncio.Task[None] | None = None
+        self.sent: Batch | None = None
+
+    def begin(self, builder: BatchBuilder) -> Batch:
+        """A new open batch, where there is none or it is full."""
+        if self.open is not None:
+            self.closed.append(self.open)
+        self.open = Batch(builder)
+        return self.open
+
+    def pending(self) -> list[Batch]:
+        """What is not settled yet."""
+        return [batch for batch in (self.sent, *self.closed, self.open) if batch is not None]
 
     def next(self) -> Batch | None:
+        """The batch to send now, if any: one at a time, so that the order holds."""
+        if self.sent is not None:
+            return None
         if self.closed:
             return self.closed.popleft()
         batch, self.open = self.open, None
@@ -73,6 +121,7 @@ class Producer:
         self._kafka: AIOKafkaProducer | None = None
         self._unreachable: str | None = "not connected yet"
         self._lanes: dict[int, _Lane] = {}
+        self._sender: asyncio.Task[None] | None = None
         self._failed = asyncio.Event()
         self._connection: asyncio.Task[None] | None = None
         self.in_flight_events = 0
@@ -84,9 +133,9 @@ class Producer:
 
     async def stop(self) -> None:
         """Send what has been appended, then close; at most a few seconds."""
-        senders = [lane.sender for lane in self._lanes.values() if lane.sender is not None]
-        if senders:
-            await asyncio.wait(senders, timeout=_STOP_S)
+        pending = [batch for lane in self._lanes.values() for batch in lane.pending()]
+        if pending:
+            await settled(pending, _STOP_S)
         if self._connection is not None:
             self._connection.cancel()
             await asyncio.wait([self._connection], timeout=_STOP_S)
@@ -106,64 +155,72 @@ class Producer:
 
         Raises :class:`QueueFullError` or :class:`KafkaUnreachableError`, and then none has been appended.
         """
-        if self._kafka is None:
-            raise KafkaUnreachableError(str(self._unreachable))
+        client = self._client()
         if self.in_flight_events + len(records) > self._settings.max_in_flight_events:
             raise QueueFullError
         now_ms = time.time_ns() // 1_000_000
         batches = []
         for key, value, headers in records:
-            partition = kafka.partition_of(key, self.partitions)
-            batches.append(self._append_one(self._kafka, partition, now_ms, key, value, headers))
+            lane = self._lane(kafka.partition_of(key, self.partitions))
+            batch = lane.open
+            if batch is None or batch.builder.append(timestamp=now_ms, key=key, value=value, headers=headers) is None:
+                batch = lane.begin(client.create_batch())
+                taken = batch.builder.append(timestamp=now_ms, key=key, value=value, headers=headers)
+                assert taken is not None, "max_batch_size holds every record that limits let in"  # noqa: S101
+            batches.append(batch)
         self.in_flight_events += len(records)
+        self._begin_to_send()
         return batches
 
-    def _append_one(
-        self, client: AIOKafkaProducer, partition: int, now_ms: int, key: bytes, value: bytes, headers: Headers
-    ) -> Batch:
+    def _client(self) -> AIOKafkaProducer:
+        if self._kafka is None:
+            raise KafkaUnreachableError(str(self._unreachable))
+        return self._kafka
+
+    def _lane(self, partition: int) -> _Lane:
         lane = self._lanes.get(partition)
         if lane is None:
-            lane = self._lanes[partition] = _Lane()
-        while True:
-            if lane.open is None:
-                lane.open = Batch(client.create_batch())
-            if lane.sender is None:
-                lane.sender = asyncio.create_task(self._send_all(partition, lane), name=f"lane-{partition}")
-            batch = lane.open
-            if batch.builder.append(timestamp=now_ms, key=key, value=value, headers=headers) is not None:
-                return batch
-            assert batch.builder.record_count(), "max_batch_size holds every record that limits let in"  # noqa: S101
-            lane.closed.append(batch)
-            lane.open = None
+            lane = self._lanes[partition] = _Lane(partition)
+        return lane
 
-    async def _send_all(self, partition: int, lane: _Lane) -> None:
-        """Send the lane's batches one by one until there is none."""
+    def _begin_to_send(self) -> None:
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send_rounds(), name="kafka-rounds")
+
+    async def _send_rounds(self) -> None:
+        """Send what has gathered in all lanes whose last batch has returned, until there is none."""
         try:
-            while (batch := lane.next()) is not None:
-                await self._send(partition, batch)
+            while batches := [(lane, batch) for lane in self._lanes.values() if (batch := lane.next()) is not None]:
+                for lane, batch in batches:
+                    await self._send(lane, batch)
+                await settled([batch for _, batch in batches], _ROUND_S)
         finally:
-            lane.sender = None
+            self._sender = None
 
-    async def _send(self, partition: int, batch: Batch) -> None:
-        records = batch.builder.record_count()
+    async def _send(self, lane: _Lane, batch: Batch) -> None:
+        lane.sent = batch
         batch.builder.close()
         try:
-            await self._deliver(partition, batch)
-        except (KafkaError, NotAcknowledgedError) as error:
-            log.warning("batch not acknowledged", partition=partition, events=records, reason=repr(error))
+            delivery = await self._client().send_batch(batch.builder, topics.EVENTS, partition=lane.partition)
+        except (KafkaError, KafkaUnreachableError) as error:
+            self._settle(lane, batch, error)
+        else:
+            delivery.add_done_callback(lambda future: self._settle(lane, batch, _error(future)))
+
+    def _settle(self, lane: _Lane, batch: Batch, error: BaseException | None) -> None:
+        """The batch is in the log, or it is not known to be."""
+        lane.sent = None
+        records = batch.builder.record_count()
+        self.in_flight_events -= records
+        if error is None:
+            batch.acknowledged.set_result(None)
+        else:
+            log.warning("batch not acknowledged", partition=lane.partition, events=records, reason=repr(error))
             batch.acknowledged.set_exception(NotAcknowledgedError(repr(error)))
             # After a lost batch an idempotent producer's sequence may have a hole: only a new one is sure to go on.
             self._failed.set()
-        else:
-            batch.acknowledged.set_result(None)
-        finally:
-            self.in_flight_events -= records
-
-    async def _deliver(self, partition: int, batch: Batch) -> None:
-        if self._kafka is None:
-            raise NotAcknowledgedError(str(self._unreachable))
-        delivery = await self._kafka.send_batch(batch.builder, topics.EVENTS, partition=partition)
-        await delivery
+        if lane.open is not None or lane.closed:
+            self._begin_to_send()
 
     async def _stay_connected(self) -> None:
         while True:
@@ -198,6 +255,10 @@ class Producer:
         self._unreachable = None if answered else f"no answer from {self._settings.kafka}"
         partitions = await asyncio.wait_for(client.partitions_for(topics.EVENTS), _LOOK_TIMEOUT_S)
         self.partitions = len(partitions)
+
+
+def _error(delivery: "asyncio.Future[Any]") -> BaseException | None:
+    return asyncio.CancelledError() if delivery.cancelled() else delivery.exception()
 
 
 async def _close(client: AIOKafkaProducer) -> None:

@@ -3,9 +3,10 @@
 Gateway and processors read events through :class:`EventReader` alone, so that what one accepts the other does too.
 """
 
-import hashlib
 import re
+from collections.abc import Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -28,7 +29,7 @@ _FIELD_CHARACTERS_SHOWN = 500
 _DATA_START = b'"event_data":{'
 
 
-class Fields(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+class Fields(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
     """The fields of an event as they travel, in the order of the canonical form. `event_data` must stay the last.
 
     An optional field that is null counts as not given.
@@ -42,6 +43,10 @@ class Fields(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     recipient_external_id: Name | None = None
     recipient_id: UUID | None = None
     event_data: dict[str, Any]
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    events: list[Fields]
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -88,31 +93,62 @@ class EventReader:
         self._max_event_bytes = max_event_bytes
         self._digits_max = max(_DIGITS_MAX, 4 * max_event_bytes)
         self._numbers = exact.NumberReader(self._digits_max)
-        self._decode = msgspec.json.Decoder(Fields, float_hook=self._numbers).decode
+        self._decode = msgspec.json.Decoder(Fields, float_hook=self._numbers.read).decode
+        self._decode_batch = msgspec.json.Decoder(_Batch, float_hook=self._numbers.read).decode
         self._encode = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
+        self._colons_normalized = 0  # of what is being read
 
     def read(self, raw: bytes) -> Event:
         """The event that the JSON object `raw` holds. Raises :class:`InvalidEventError`."""
-        self._numbers.restart()
+        self._restart()
         try:
             fields = self._decode(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except _NOT_DECODED as error:
             raise explain(raw, error, self._digits_max) from None
+        event = self._event(fields)
+        colons = self._colons_normalized
+        if not exact.looks_exact(raw, event.record, colons, fields.event_data):
+            nulls = _nulls_given(raw)
+            if not (nulls and exact.looks_exact(raw, event.record, colons + nulls, fields.event_data)):
+                _refuse_faults(raw, self._digits_max)
+        return event
+
+    def read_batch(self, raw: bytes) -> list[Event] | None:
+        """The events of the JSON object ``{"events": [...]}``, or None where they must be read one by one.
+
+        That is where `raw` is no such object, or one of its events is not sure to be good. A batch of good events costs
+        a third less this way.
+        """
+        self._restart()
+        try:
+            events = [self._event(fields) for fields in self._decode_batch(raw).events]
+        except (*_NOT_DECODED, InvalidEventError):
+            return None
+        return events if self._look_exact(raw, events) else None
+
+    def _restart(self) -> None:
+        self._numbers.restart()
+        self._colons_normalized = 0
+
+    def _event(self, fields: Fields) -> Event:
+        """The event of these fields, apart from its exactness; brings them into their canonical form."""
         owner = program(fields.program_id)
         if owner is None:
             raise InvalidEventError(INVALID_PROGRAM_ID, "program_id", "must be a UUID")
-        colons = fields.event_timestamp.count(":")
         try:
-            timestamp, fields.event_timestamp = read_timestamp(fields.event_timestamp)
+            timestamp, text = read_timestamp(fields.event_timestamp)
         except ValueError as error:
             raise InvalidEventError(INVALID_EVENT, "event_timestamp", str(error)) from None
         if fields.external_id is None and fields.participant_id is None:
             raise InvalidEventError(INVALID_EVENT, "external_id", "is required where there is no participant_id")
+        if text is not fields.event_timestamp:
+            self._colons_normalized += fields.event_timestamp.count(":") - text.count(":")
+            fields.event_timestamp = text
         fields.program_id = owner.text
         record = self._encode(fields)
         event = Event(
             event_id(owner.packed, fields.idempotency_key),
-            hashlib.sha256(record).digest()[:16],
+            sha256(record).digest()[:16],
             owner,
             fields,
             timestamp,
@@ -122,10 +158,56 @@ class EventReader:
         if len(record) > self._max_event_bytes and len(event.data) > self._max_event_bytes:
             message = f"is {len(event.data)} bytes; at most {self._max_event_bytes} are accepted"
             raise InvalidEventError(EVENT_TOO_LARGE, "event_data", message)
-        colons -= fields.event_timestamp.count(":")
-        if not exact.looks_exact(raw, record, colons, fields.event_data):
-            _refuse_faults(raw, self._digits_max)
         return event
+
+    def _look_exact(self, raw: bytes, events: Sequence[Event]) -> bool:
+        """As `exact.looks_exact`, for a whole batch: where no event has more colons than in `raw`, sums will do."""
+        colons = 1 + self._colons_normalized  # that of `events` itself
+        for event in events:
+            own = event.record.count(b":")
+            if not exact.depth_is_kept(event.record, own, event.fields.event_data):
+                return False
+            colons += own
+        if not exact.hides_nothing(raw):
+            return False
+        missing = raw.count(b":") - colons
+        return missing == 0 or missing == _nulls_given_in_batch(raw)
+
+
+_NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class _Optional(msgspec.Struct, gc=False):
+    """The fields that may be null, which counts as not given: the record says nothing of them."""
+
+    external_id: Any = True
+    participant_id: Any = True
+    recipient_external_id: Any = True
+    recipient_id: Any = True
+
+    def nulls(self) -> int:
+        return (
+            (self.external_id is None)
+            + (self.participant_id is None)
+            + (self.recipient_external_id is None)
+            + (self.recipient_id is None)
+        )
+
+
+class _OptionalBatch(msgspec.Struct, gc=False):
+    events: list[_Optional]
+
+
+_decode_optional = msgspec.json.Decoder(_Optional).decode
+_decode_optional_batch = msgspec.json.Decoder(_OptionalBatch).decode
+
+
+def _nulls_given(raw: bytes) -> int:
+    return _decode_optional(raw).nulls()
+
+
+def _nulls_given_in_batch(raw: bytes) -> int:
+    return sum([each.nulls() for each in _decode_optional_batch(raw).events])
 
 
 def _refuse_faults(raw: bytes, digits_max: int) -> None:

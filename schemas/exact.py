@@ -50,7 +50,7 @@ class NumberReader:
         """Forget the digits counted so far."""
         self._digits = 0
 
-    def __call__(self, text: str) -> int | Decimal:
+    def read(self, text: str) -> int | Decimal:
         """The number that `text` spells."""
         if len(text) <= _SMALL_DIGITS and text[-1] != "0" and "e" not in text and "E" not in text:
             return Decimal(text)
@@ -85,14 +85,26 @@ def looks_exact(raw: bytes, canonical: bytes, colons_normalized: int, data: dict
     the same name, so a lost member shows as a colon fewer in the `canonical` form; `colons_normalized` is how many
     colons of `raw` the canonical form spells otherwise. `data` is the one member that can be nested.
     """
+    colons = canonical.count(b":")
     return (
-        raw.count(b":") - colons_normalized == canonical.count(b":")
-        and (b"\\u" not in raw or _telling_escape(raw) is None)
-        and (canonical.count(b"{") + canonical.count(b"[") <= DEPTH_MAX or _depth_is_kept(data))
+        (raw == canonical or raw.count(b":") - colons_normalized == colons)
+        and hides_nothing(raw)
+        and depth_is_kept(canonical, colons, data)
     )
 
 
-def _depth_is_kept(data: dict[str, Any]) -> bool:
+def hides_nothing(raw: bytes) -> bool:
+    """Whether no escape in `raw` stands for a NUL, a colon, or a surrogate."""
+    return b"\\" not in raw or _telling_escape(raw) is None
+
+
+def depth_is_kept(canonical: bytes, colons: int, data: dict[str, Any]) -> bool:
+    """Whether `data`, a member of what `canonical` says with so many `colons`, is nested within the limit."""
+    # Of the containers around one value, each object but the last has a colon, and each list a bracket.
+    return colons + canonical.count(b"[") < DEPTH_MAX or _levels_are_few(data)
+
+
+def _levels_are_few(data: dict[str, Any]) -> bool:
     level: list[Any] = [data]
     for _ in range(DEPTH_MAX):
         level = [
@@ -122,7 +134,7 @@ class _NumberCheck:
     """Reads numbers as None where they can be kept. Only the first that cannot needs to be found again."""
 
     def __init__(self, digits_max: int) -> None:
-        self._read = NumberReader(digits_max)
+        self._read = NumberReader(digits_max).read
         self._found = False
 
     def whole(self, text: str) -> _Bad | None:

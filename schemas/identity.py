@@ -1,15 +1,15 @@
 """Who an event is: its id, and its program. Any party computes the same id without asking anyone."""
 
-import hashlib
 import re
 from functools import lru_cache
+from hashlib import sha1
 from typing import NamedTuple
 from uuid import UUID
 
 _PROGRAMS_REMEMBERED = 65_536
 _UUID_CHARACTERS = 36
 
-_VERSION_AND_VARIANT = ~(0xF000 << 64 | 0xC000 << 48)
+_OTHER_BITS = (1 << 128) - 1 - (0xF000 << 64 | 0xC000 << 48)  # than those of version and variant
 _VERSION_5 = 0x5000 << 64 | 0x8000 << 48
 
 _is_uuid_text = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
@@ -39,12 +39,11 @@ def _program(text: str) -> Program | None:
 
 def event_id(program_packed: bytes, idempotency_key: str) -> bytes:
     """The 16 bytes of UUIDv5(namespace=program_id, name=idempotency_key), RFC 9562 section 5.5."""
-    digest = hashlib.sha1(program_packed + idempotency_key.encode(), usedforsecurity=False).digest()
-    number = int.from_bytes(digest[:16], "big") & _VERSION_AND_VARIANT | _VERSION_5
-    return number.to_bytes(16, "big")
+    digest = sha1(program_packed + idempotency_key.encode(), usedforsecurity=False).digest()
+    return (int.from_bytes(digest[:16], "big") & _OTHER_BITS | _VERSION_5).to_bytes(16, "big")
 
 
 def uuid_text(packed: bytes) -> str:
     """The 36 characters of a UUID of 16 bytes."""
-    digits = packed.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    digits = packed.hex("-", 2)  # with a dash before every fourth digit, three of which go
+    return f"{digits[:4]}{digits[5:29]}{digits[30:34]}{digits[35:]}"

@@ -7,9 +7,14 @@ import re
 from datetime import UTC, datetime
 
 _parts = re.compile(
-    r"\d{4}-\d\d-\d\d([Tt])(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.(\d+))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+    r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.(\d+))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+).fullmatch
+# The canonical spelling of all but impossible instants, which most senders use.
+_is_canonical = re.compile(
+    r"[0-9]{4}-[0-9][0-9]-[0-9][0-9]T(?:[01][0-9]|2[0-3]):[0-9][0-9]:[0-9][0-9](?:\.[0-9]{0,5}[1-9])?Z"
 ).fullmatch
 _FINEST_DIGITS = 6
+_NOT_STORABLE = "is no date and time that can be stored (years 0001 to 9999, no leap second)"
 
 # For documents. The first and the last day are left out: with an offset they can lie outside of what can be stored.
 PATTERN = r"^(?!0000-|0001-01-01|9999-12-31)\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6}0*)?([Zz]|[+-]\d\d:\d\d)$"
@@ -17,10 +22,15 @@ PATTERN = r"^(?!0000-|0001-01-01|9999-12-31)\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.
 
 def read_timestamp(text: str) -> tuple[datetime, str]:
     """The instant that `text` names, in UTC, and its canonical spelling. Raises ValueError saying what is wrong."""
+    if _is_canonical(text):
+        try:
+            return datetime.fromisoformat(text), text
+        except ValueError:
+            raise ValueError(_NOT_STORABLE) from None
     match = _parts(text)
     if match is None:
         raise ValueError("must be RFC 3339 with an offset, such as 2024-01-15T10:30:00Z")
-    separator, fraction, zone = match.groups()
+    fraction, zone = match.groups()
     if fraction is not None and len(fraction) > _FINEST_DIGITS and fraction[_FINEST_DIGITS:].strip("0"):
         raise ValueError("is finer than a microsecond, which cannot be stored exactly")
     try:
@@ -28,9 +38,7 @@ def read_timestamp(text: str) -> tuple[datetime, str]:
         if zone != "Z":
             instant = instant.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("is no date and time that can be stored (years 0001 to 9999, no leap second)") from None
-    if separator == "T" and zone == "Z" and (fraction is None or not fraction.endswith("0")):
-        return instant, text
+        raise ValueError(_NOT_STORABLE) from None
     return instant, timestamp_text(instant)
 
 

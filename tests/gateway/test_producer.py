@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 
@@ -20,6 +20,7 @@ from gateway.producer import (
     NotAcknowledgedError,
     Producer,
     QueueFullError,
+    settled,
 )
 from schemas import topics
 from schemas.kafka import partition_of
@@ -209,6 +210,49 @@ async def test_a_request_that_gives_up_takes_nobodys_acknowledgement_along(kafka
             await asyncio.wait_for(asyncio.shield(batch.acknowledged), 0)
         await acknowledged([same])
     assert len(await read_all(kafka, topic)) == 2
+
+
+async def test_a_partition_that_does_not_answer_holds_up_no_other(
+    kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with producing(kafka) as producer:
+        client = producer._kafka  # noqa: SLF001 - to have one partition never answer
+        assert client is not None
+        silent = partition_of(b"silent", PARTITIONS)
+        send: Callable[..., Awaitable[object]] = client.send_batch
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def send_some(batch: object, topic: str, *, partition: int) -> object:
+            return never if partition == silent else await send(batch, topic, partition=partition)
+
+        monkeypatch.setattr(client, "send_batch", send_some)
+        (stuck,) = producer.append([(b"silent", b"1", [])])
+        others = [record for record in records_of(40) if partition_of(record[0], PARTITIONS) != silent]
+        for record in others:
+            await acknowledged(producer.append([record]))
+        (behind,) = producer.append([(b"silent", b"2", [])])
+        await acknowledged(producer.append(others))
+        assert not stuck.is_acknowledged()
+        assert not behind.acknowledged.done(), "order: it must wait for the one before it"
+        never.set_result(None)
+        monkeypatch.undo()
+        await acknowledged([stuck])
+        monkeypatch.setattr(topics, "EVENTS", topic)
+        await acknowledged([behind])
+        assert producer.in_flight_events == 0
+
+
+async def test_waiting_for_batches_is_bounded(kafka: str, topic: str) -> None:
+    del topic
+    async with producing(kafka) as producer:
+        batches = producer.append(records_of(100))
+        begun_at = monotonic()
+        await settled(set(batches), 0)
+        assert monotonic() - begun_at < 1
+        await settled(set(batches), WAIT_S)
+        assert all(batch.is_acknowledged() for batch in batches)
+        await settled(set(batches), WAIT_S)  # all are already
+        assert monotonic() - begun_at < WAIT_S
 
 
 async def test_stop_sends_what_was_appended(kafka: str, topic: str) -> None:

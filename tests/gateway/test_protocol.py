@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from gateway import problems, protocol
 from gateway.bodies import read_body
@@ -49,9 +50,26 @@ async def echo(request: Request) -> Response:
     return Response(await read_body(request, 1_000))
 
 
+async def empty(_: Request) -> Response:
+    return Response(status_code=204)
+
+
+class _Broken(Response):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        raise RuntimeError("made up")
+
+
+async def broken(_: Request) -> Response:
+    return _Broken()
+
+
 APP = Starlette(
     routes=[
         Route("/", hello, methods=["GET"]),
+        Route("/empty", empty, methods=["GET"]),
+        Route("/broken", broken, methods=["GET"]),
         Route("/slow", slow, methods=["GET"]),
         Route("/refuse", refuse, methods=["POST"]),
         Route("/large", large, methods=["GET"]),
@@ -321,3 +339,53 @@ async def test_an_offer_to_upgrade_is_passed_over(connect: Connect, upgrade: byt
     assert (await connection.answer())[2] == b"hello"
     await connection.send(GET)
     assert (await connection.answer())[2] == b"hello"
+
+
+async def raw_answer(connect: Connect, request: bytes) -> bytes:
+    client = await connect()
+    await client.send(request)
+    return await asyncio.wait_for(client.reader.read(), 5)
+
+
+async def test_an_answer_without_a_body_has_its_head(connect: Connect) -> None:
+    close = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    head = await raw_answer(connect, b"HEAD /" + close)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert head.endswith(b"\r\n\r\n")
+    empty = await raw_answer(connect, b"GET /empty" + close)
+    assert empty.startswith(b"HTTP/1.1 204 ")
+    assert empty.endswith(b"\r\n\r\n")
+
+
+async def test_an_answer_that_breaks_off_is_cut_off_after_what_there_was(connect: Connect) -> None:
+    answer = await raw_answer(connect, b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.partition(b"\r\n\r\n")[2] == b""
+
+
+async def test_head_and_body_leave_in_one_write(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    made = BoundedProtocol.connection_made
+
+    class Counted:
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._transport = transport
+
+        def write(self, data: bytes) -> None:
+            written.append(data)
+            self._transport.write(data)
+
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the transport has
+            return getattr(self._transport, name)
+
+    monkeypatch.setattr(
+        BoundedProtocol,
+        "connection_made",
+        lambda self, transport: made(self, Counted(transport)),  # type: ignore[arg-type]  # as far as it is used
+    )
+    client = await connect()
+    for _ in range(2):
+        await client.send(GET)
+        assert (await client.answer())[2] == b"hello"
+    assert len(written) == 2
+    assert all(data.startswith(b"HTTP/1.1 200 ") and data.endswith(b"hello") for data in written)

@@ -281,3 +281,72 @@ def test_a_fault_at_the_end_of_a_large_event_is_found_in_bounded_time(unit: str,
     error = refused(raw)
     assert time.process_time() - begun_at < 2
     assert error.field.startswith(f"event_data.a[{count}]")
+
+
+def batch_of(texts: list[bytes]) -> bytes:
+    return b'{"events": [' + b", ".join(texts) + b"]}"
+
+
+nulls = st.dictionaries(st.sampled_from(["participant_id", "recipient_external_id", "recipient_id"]), st.just("null"))
+timestamps = st.sampled_from(['"2024-01-15T10:30:00Z"', '"2024-01-15T12:30:00.50+02:00"'])
+
+
+@given(st.lists(st.tuples(good_objects, nulls, timestamps), min_size=1, max_size=4), rngs)
+def test_good_events_are_read_together_as_they_are_one_by_one(
+    samples: list[tuple[Pairs, dict[str, str], str]], rng: random.Random
+) -> None:
+    texts = [
+        event_text(event_data=spell(value, rng), event_timestamp=timestamp, **given)
+        for value, given, timestamp in samples
+    ]
+    together = READER.read_batch(batch_of(texts))
+    if together is None:  # where an escape may hide something, each must be looked at
+        assert b"\\u" in b"".join(texts)
+    else:
+        assert together == [READER.read(text) for text in texts]
+
+
+@settings(max_examples=200)
+@given(st.lists(hostile_objects, min_size=1, max_size=4), rngs)
+def test_no_bad_event_hides_in_a_batch(values: list[Pairs], rng: random.Random) -> None:
+    data = [spell(value, rng, shuffle=True) for value in values]
+    texts = [event_text(event_data=text) for text in data]
+    together = READER.read_batch(batch_of(texts))
+    if any(map(faults, data)):
+        assert together is None
+    elif together is not None:
+        assert together == [READER.read(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"events":{}}',
+        batch_of([event_text(event_data='{"a":1,"a":1}'), event_text(participant_id="null")]),
+        batch_of([event_text(event_data='{"a":1,"a":"\\u003a"}')]),
+        batch_of([event_text()])[:-1] + b',"more":1}',
+        batch_of([event_text()])[:-1] + b',"events":[]}',
+        batch_of([event_text(participant_id="null")[:-1] + b',"participant_id":null}']),
+        batch_of([event_text(), event_text(external_id=None)]),
+        batch_of([event_text(event_data=f'{{"a":{"[" * 100}{"]" * 100}}}')]),
+        batch_of([event_text(program_id='"x"')]),
+        batch_of([event_text(event_timestamp='"x"')]),
+        batch_of([event_text(event_data='{"a":"' + "x" * 66_000 + '"}')]),
+        batch_of([event_text(event_data='{"a":"\xff"}').replace(b"\xc3\xbf", b"\xff")]),
+    ],
+)
+def test_what_is_no_batch_of_good_events_is_left_to_be_read_one_by_one(body: bytes) -> None:
+    assert READER.read_batch(body) is None
+
+
+@pytest.mark.parametrize("name", ["participant_id", "recipient_external_id", "recipient_id"])
+def test_fields_that_are_null_do_not_take_the_slow_look(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a plain event was looked at thoroughly")
+
+    monkeypatch.setattr(exact, "find_fault", never)
+    raw = event_text(**{name: "null"}, event_timestamp='"2024-01-15T11:30:00+01:00"')
+    assert READER.read(raw) == READER.read(event_text())
+    assert READER.read_batch(batch_of([raw, event_text()])) == [READER.read(event_text())] * 2
