@@ -1,12 +1,13 @@
-"""A chunk's way through Postgres: read, decide, handle, write; one transaction, safe to be done again.
+"""Chunks of ``events`` on their way through Postgres: read, decide, handle, write; one transaction for all of them.
 
-The order is: Postgres commits; statuses and dead letters go to Kafka; the caller writes the dedupe table and then
-acknowledges the chunk. Whatever a crash cuts off is done again from the log; what was done already shows by the rows.
+A transaction is safe to be done again: what was done already shows by the rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
+from typing import NamedTuple, cast
 
 import msgspec
 from psycopg import errors
@@ -14,89 +15,90 @@ from psycopg import errors
 from processors import failpoints, outbox, store
 from processors.attempts import Attempted, Attempts
 from processors.database import Database
-from processors.handling import describe, load_handlers
+from processors.handling import describe
 from processors.parts import REFUSED, write_in_parts
 from processors.pipeline import Owner, Plan, decide, needs_postgres, table_owner, table_value
-from processors.ports import Context, Entry
-from processors.records import Arrival, BadRecord, Record, read_record
-from processors.retries import Retries
+from processors.ports import Part
+from processors.records import Arrival, BadRecord, read_record
 from processors.rows import Row
-from processors.runner import Runner
-from processors.upkeep import Upkeep
 from processors.written import Written
-from schemas import topics
 from schemas.errors import IDEMPOTENCY_CONFLICT, UNSTORABLE_EVENT
 from schemas.event import EventReader
-from schemas.settings import Settings
 
 _ROUNDS_MAX = 10
 
+Lookup = Callable[[int, Sequence[bytes]], list[bytes | None]]
 
-class Processor:
-    """Processes the chunks of one worker; see :class:`processors.ports.Processor`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._database = Database(settings)
-        self._reader = EventReader(settings.max_event_bytes)
-        self._runner = Runner(load_handlers(settings.handlers), settings.handler_timeout_s)
-        self._attempts = Attempts(self._runner)
-        self._retries = Retries(self._database, self._reader, self._attempts)
-        self._upkeep = Upkeep(settings, self._database)
-        self._context: Context | None = None
+class Read(msgspec.Struct, frozen=True):
+    """Chunks that are one transaction: no key stands in two of their partitions, so that offsets can be compared."""
 
-    async def start(self, context: Context) -> None:
-        """Connect to Postgres, waiting for it if need be, and begin the upkeep."""
-        self._context = context
-        self._database.alive = self._runner.alive = context.alive
-        await self._database.start()
-        await self._upkeep.start(context)
+    parts: Sequence[tuple[int, Sequence[Arrival]]]
+    """The arrivals by partition."""
+    bad: Sequence[BadRecord]
+    progress: Sequence[store.Progress]
+    """How far the chunks go."""
 
-    async def stop(self) -> None:
-        """End the upkeep and the connections."""
-        await self._upkeep.stop()
-        await self._database.stop()
+    @property
+    def arrivals(self) -> list[Arrival]:
+        """All of them, partition by partition."""
+        return list(chain.from_iterable(arrivals for _, arrivals in self.parts))
 
-    async def process_chunk(self, topic: str, partition: int, records: Sequence[Record]) -> list[Entry]:
-        """See :class:`processors.ports.Processor`. Waits for Postgres as long as it takes."""
-        context = self._context
-        assert context is not None, "start() comes first"  # noqa: S101
-        if not records:
-            return []
-        if topic == topics.RETRY:
-            written = await self._retries.process(partition, records)
-        else:
-            written = await self._process_events(topic, partition, records, context.lookup)
-        if failpoints.ON:
-            failpoints.hit(failpoints.AFTER_COMMIT)
-        await context.producer.send_many(topics.STATUS, written.statuses)
-        await context.producer.send_many(topics.DEAD_LETTERS, outbox.dead_letter_records(written.letters))
-        return written.entries
+    @property
+    def count(self) -> int:
+        """How many arrivals there are."""
+        return sum(len(arrivals) for _, arrivals in self.parts)
 
-    async def _process_events(
-        self, topic: str, partition: int, records: Sequence[Record], lookup: Callable[..., list[bytes | None]]
-    ) -> Written:
-        read = [read_record(self._reader, record) for record in records]
-        arrivals = [item for item in read if isinstance(item, Arrival)]
-        bad = [item for item in read if isinstance(item, BadRecord)]
-        values = lookup(partition, [arrival.event.id for arrival in arrivals])
-        owners = {
-            arrival.event.id: table_owner(value)
-            for arrival, value in zip(arrivals, values, strict=True)
-            if value is not None
-        }
-        chunk = _Chunk(topic, partition, arrivals, bad, records[-1])
-        written = await write_in_parts(arrivals, partial(self._write, chunk, owners))
-        written.letters += bad
+    def progress_of(self, part: Sequence[Arrival]) -> Sequence[store.Progress]:
+        """How far processing is when `part` of the arrivals is done, and those before it."""
+        if 0 < len(part) < self.count:
+            return store.progress_up_to(arrival.record for arrival in part)
+        return self.progress
+
+    def plus(self, other: "Read") -> "Read":
+        """These chunks and, after them, those."""
+        return Read([*self.parts, *other.parts], [*self.bad, *other.bad], [*self.progress, *other.progress])
+
+
+class Events:
+    """Processes chunks of events."""
+
+    def __init__(self, database: Database, reader: EventReader, attempts: Attempts) -> None:
+        self._database = database
+        self._reader = reader
+        self._attempts = attempts
+
+    def read(self, parts: Sequence[Part]) -> list[Read]:
+        """Read the records of `parts`: what is to be one transaction, in order."""
+        return _joined([self._read(part) for part in parts])
+
+    def _read(self, part: Part) -> Read:
+        reader = self._reader
+        arrivals: list[Arrival] = []
+        bad: list[BadRecord] = []
+        for record in part.records:
+            item = read_record(reader, record)
+            if type(item) is Arrival:
+                arrivals.append(item)
+            else:
+                bad.append(cast(BadRecord, item))
+        return Read([(part.partition, arrivals)], bad, [store.progress_to(part)])
+
+    async def process(self, read: Read, lookup: Lookup) -> Written:
+        """One transaction, or several where Postgres refuses it. Waits for Postgres as long as it takes."""
+        written = await write_in_parts(read.arrivals, partial(self._write, read, _known(read, lookup)))
+        written.letters += read.bad
         return written
 
     async def _write(
-        self, chunk: "_Chunk", owners: dict[bytes, Owner], arrivals: Sequence[Arrival], blame: Exception | None
+        self, read: Read, owners: dict[bytes, Owner], arrivals: Sequence[Arrival], blame: Exception | None
     ) -> Written:
+        part = _Part(arrivals, read.bad, read.progress_of(arrivals))
         # What an earlier part brought is new to the table, so only the whole can do without Postgres.
-        known = owners if len(arrivals) == len(chunk.arrivals) and not needs_postgres(arrivals, owners) else None
+        known = owners if len(arrivals) == read.count and not needs_postgres(arrivals, owners) else None
         for _ in range(_ROUNDS_MAX):
             try:
-                return await self._database.run(partial(self._transact, chunk, known, arrivals, blame))
+                return await self._database.run(partial(self._transact, part, known, blame))
             except store.RowsDifferError:
                 known = None
             except errors.UniqueViolation as error:
@@ -104,69 +106,101 @@ class Processor:
                     raise
                 known = None
             except REFUSED as error:
-                if blame is None or chunk.unstorable:
+                if blame is None or part.unstorable:
                     raise
-                chunk = msgspec.structs.replace(chunk, unstorable=[_unstorable(one, error) for one in arrivals])
-                arrivals = ()
-        raise RuntimeError(f"{chunk.topic}[{chunk.partition}]: somebody else writes the same events all the time")
+                part = part.without_arrivals(error)
+        where = ", ".join(f"{one.topic}[{one.partition}]" for one in read.progress)
+        raise RuntimeError(f"{where}: somebody else writes the same events all the time")
 
     async def _transact(
-        self,
-        chunk: "_Chunk",
-        owners: dict[bytes, Owner] | None,
-        arrivals: Sequence[Arrival],
-        blame: Exception | None,
-        connection: store.Connection,
+        self, part: "_Part", owners: dict[bytes, Owner] | None, blame: Exception | None, connection: store.Connection
     ) -> Written:
-        """One transaction, of the chunk or a part of it. `owners` None: ask Postgres who owns what."""
+        """One transaction, of all or a part of it. `owners` None: ask Postgres who owns what."""
         standings: dict[bytes, store.Standing] = {}
+        arrivals = part.arrivals
         if owners is None:
             standings = await store.standings(connection, {arrival.event.id for arrival in arrivals})
-            counted = await store.processed_before(connection, chunk.topic, chunk.partition) - 1
-            owners = {id_: _owner_here(standing, chunk.partition, counted) for id_, standing in standings.items()}
+            owners = await _owners_here(connection, standings, arrivals)
         plan = decide(arrivals, owners)
         attempted = await self._attempts.first(connection, plan.new, blame)
         now = datetime.now(UTC)  # after the handlers: a row is seen soon after the time it says
-        await store.insert_events(connection, [_row(one, plan) for one in attempted], chunk.partition, now)
+        await store.insert_events(connection, [_row(one, plan) for one in attempted], now)
         new = {arrival.event.id for arrival in plan.new}
         older = {id_: repeat for id_, repeat in plan.repeats.items() if id_ not in new}
-        await store.count_repeats(connection, older, chunk.partition, now)
-        await self._attempts.schedule(connection, attempted, chunk.partition)
+        await store.count_repeats(connection, older, now)
+        await self._attempts.schedule(connection, attempted)
         await self._attempts.finish(connection, attempted)
         letters = [
-            *chunk.unstorable,
+            *part.unstorable,
             *map(_conflict, plan.conflicts),
             *(one.letter() for one in attempted if one.failed),
         ]
-        await store.add_dead_letters(connection, [*chunk.bad, *letters])
-        await store.note_progress(connection, chunk.topic, chunk.partition, chunk.last_of(arrivals))
+        await store.add_dead_letters(connection, [*part.bad, *letters])
+        await store.note_progress(connection, part.progress)
         if failpoints.ON:
             failpoints.hit(failpoints.BEFORE_COMMIT)
         return _written(attempted, plan, standings, letters, now)
 
 
-class _Chunk(msgspec.Struct, frozen=True):
-    topic: str
-    partition: int
+class _Part(NamedTuple):
+    """What one transaction does."""
+
     arrivals: Sequence[Arrival]
     bad: Sequence[BadRecord]
-    last: Record
+    progress: Sequence[store.Progress]
     unstorable: Sequence[BadRecord] = ()
 
-    def last_of(self, part: Sequence[Arrival]) -> Record:
-        """The last record that is done with when `part` of the arrivals is."""
-        return part[-1].record if 0 < len(part) < len(self.arrivals) else self.last
+    def without_arrivals(self, error: Exception) -> "_Part":
+        """The same where its arrivals cannot be stored at all, for the reason that `error` gives."""
+        return self._replace(arrivals=(), unstorable=[_unstorable(one, error) for one in self.arrivals])
 
 
-def _owner_here(standing: store.Standing, partition: int, counted_offset: int) -> Owner:
-    """The owner as offsets of `partition` see it.
+def _joined(reads: Iterable[Read]) -> list[Read]:
+    """As few as there can be, in order: a key that stands in two partitions keeps these apart.
+
+    Which happens where a client has another partitioner than the others.
+    """
+    joined: list[Read] = []
+    keys: set[bytes] = set()
+    for read in reads:
+        own = {arrival.event.id for arrival in read.arrivals}
+        if joined and keys.isdisjoint(own):
+            joined[-1] = joined[-1].plus(read)
+            keys |= own
+        else:
+            joined.append(read)
+            keys = own
+    return joined
+
+
+def _known(read: Read, lookup: Lookup) -> dict[bytes, Owner]:
+    """Who owns the arrivals' keys, as far as the table knows."""
+    owners = {}
+    for partition, arrivals in read.parts:
+        ids = [arrival.event.id for arrival in arrivals]
+        for id_, value in zip(ids, lookup(partition, ids), strict=True):
+            if value is not None:
+                owners[id_] = table_owner(value)
+    return owners
+
+
+async def _owners_here(
+    connection: store.Connection, standings: Mapping[bytes, store.Standing], arrivals: Sequence[Arrival]
+) -> dict[bytes, Owner]:
+    """The owners as offsets of the arrivals' partitions see them.
 
     A client with another partitioner may have put the owner's record into another partition, whose offsets tell nothing
-    here: then what this partition has had processed, up to `counted_offset`, is counted.
+    here: then what this partition has had processed is counted.
     """
-    if standing.partition == partition:
-        return standing.owner
-    return standing.owner._replace(offset=-1, counted_offset=counted_offset)
+    places = {one.event.id: (one.record.topic, one.record.partition) for one in arrivals if one.event.id in standings}
+    foreign = {places[id_] for id_, standing in standings.items() if standing.partition != places[id_][1]}
+    processed = await store.processed_before(connection, sorted(foreign)) if foreign else {}
+    return {
+        id_: standing.owner._replace(offset=-1, counted_offset=processed.get(places[id_], 0) - 1)
+        if standing.partition != places[id_][1]
+        else standing.owner
+        for id_, standing in standings.items()
+    }
 
 
 def _row(one: Attempted, plan: Plan) -> Row:
@@ -202,11 +236,11 @@ def _written(
         for one in attempted
         if one.status in store.FINAL
     ]
-    entries = [
-        (arrival.event.id, table_value(arrival.event.fingerprint, arrival.offset))
-        for arrival in (*plan.new, *plan.replayed)
-    ]
-    written = Written(entries, statuses, letters)
+    written = Written({}, statuses, letters)
+    for arrival in (*plan.new, *plan.replayed):
+        event = arrival.event
+        entry = event.id, table_value(event.fingerprint, arrival.offset)
+        written.entries.setdefault(arrival.record.partition, []).append(entry)
     for arrival in plan.replayed:
         outbox.tell_again(written, arrival, standings[arrival.event.id])
     return written

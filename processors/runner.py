@@ -89,6 +89,11 @@ class Runner:
             _stop_at_failures(outcomes)
         return outcomes
 
+    @property
+    def shows_finished(self) -> bool:
+        """Whether there is a handler that asks for final statuses."""
+        return bool(self._finishing)
+
     async def finish(self, finishes: Sequence[Finish], connection: AsyncConnection[Any]) -> None:
         """Show the handlers that ask for it which jobs have got a final status.
 
