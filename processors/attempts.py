@@ -68,12 +68,12 @@ class Attempts:
         outcomes = await self._runner.run(jobs, connection) if blame is None else [blame] * len(jobs)
         return [judge(*one) for one in zip(arrivals, jobs, outcomes, strict=True)]
 
-    async def schedule(self, connection: store.Connection, attempted: Sequence[Attempted], partition: int) -> None:
+    async def schedule(self, connection: store.Connection, attempted: Sequence[Attempted]) -> None:
         """Plan the next attempt at what is to be tried again."""
         await store.schedule(
             connection,
             [
-                (one.job_arrival, partition, one.job.attempt + 1, delay_after(one.job.attempt))
+                (one.job_arrival, one.job.attempt + 1, delay_after(one.job.attempt))
                 for one in attempted
                 if one.status == PROCESSING
             ],
@@ -81,6 +81,8 @@ class Attempts:
 
     async def finish(self, connection: store.Connection, attempted: Sequence[Attempted]) -> None:
         """Show the handlers what has got a final status."""
+        if not self._runner.shows_finished:
+            return
         finishes = [Finish(one.job, one.status) for one in attempted if one.status in store.FINAL]
         await self._runner.finish(finishes, connection)
 

@@ -5,12 +5,13 @@ what nobody had fetched, as every counter of a process does. The rows in Postgre
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, Summary, start_http_server
 
 from processors import exits
+from processors.ports import Part
 from processors.written import Written
 
 REGISTRY = CollectorRegistry()
@@ -59,10 +60,11 @@ def serve(host: str, port: int) -> None:
         exits.leave(exits.CONFIGURATION, f"metrics cannot be served on {host}:{port}: {error.strerror or error}")
 
 
-def count(topic: str, records: int, written: Written) -> None:
-    """Count a chunk that is committed."""
-    CHUNKS.inc()
-    RECORDS.labels(topic).inc(records)
+def count(parts: Sequence[Part], written: Written) -> None:
+    """Count chunks that are committed."""
+    for part in parts:
+        CHUNKS.inc()
+        RECORDS.labels(part.topic).inc(len(part.records))
     DUPLICATES.inc(written.duplicates)
     CONFLICTS.inc(written.conflicts)
     RETRIES.inc(written.retries)

@@ -24,9 +24,10 @@ class Owner(NamedTuple):
 
 
 class Repeat(msgspec.Struct):
-    """What further records with one key add to its event."""
+    """What further records with one key, of one partition, add to its event."""
 
     fingerprint: bytes
+    partition: int
     first_offset: int
     counted_offset: int
     duplicates: int = 0
@@ -47,16 +48,24 @@ class Plan(msgspec.Struct):
 
 
 def decide(arrivals: Sequence[Arrival], owners: Mapping[bytes, Owner]) -> Plan:
-    """Decide each arrival, in log order, by the owners known beforehand and those that this chunk itself brings."""
+    """Decide each arrival, in log order, by the owners known beforehand and those that `arrivals` themselves bring.
+
+    Offsets are compared, so the arrivals of one key must be of one partition.
+    """
     plan = Plan([], {}, [], [])
-    here: dict[bytes, Owner] = {}
+    new = plan.new.append
+    here: dict[bytes, Arrival] = {}
     for arrival in arrivals:
         event = arrival.event
-        owner = owners.get(event.id) or here.get(event.id)
+        id_ = event.id
+        owner = owners.get(id_)
         if owner is None:
-            plan.new.append(arrival)
-            here[event.id] = Owner(event.fingerprint, arrival.offset, arrival.offset)
-        elif arrival.offset == owner.offset and event.fingerprint == owner.fingerprint:
+            first = here.setdefault(id_, arrival)
+            if first is arrival:
+                new(arrival)
+                continue
+            owner = Owner(first.event.fingerprint, first.offset, first.offset)
+        if arrival.offset == owner.offset and event.fingerprint == owner.fingerprint:
             plan.replayed.append(arrival)
         else:
             _repeat(plan, arrival, owner)
@@ -72,7 +81,9 @@ def _repeat(plan: Plan, arrival: Arrival, owner: Owner) -> None:
         return
     repeat = plan.repeats.get(event.id)
     if repeat is None:
-        repeat = plan.repeats[event.id] = Repeat(owner.fingerprint, arrival.offset, arrival.offset)
+        repeat = plan.repeats[event.id] = Repeat(
+            owner.fingerprint, arrival.record.partition, arrival.offset, arrival.offset
+        )
     repeat.counted_offset = arrival.offset
     if conflicts:
         repeat.conflicts.append(arrival)

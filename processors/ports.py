@@ -1,16 +1,17 @@
 """What the Faust side of a worker and the processing of its chunks ask of each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import msgspec
 from aiokafka import ConsumerRecord
 
 Entry = tuple[bytes, bytes]
 """A key of the dedupe table and its value."""
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A record to produce. `partition` None: that of the key, by Java's murmur2; of no key: any."""
 
     key: bytes | None
@@ -42,11 +43,13 @@ class Context:
 
 
 class Part(NamedTuple):
-    """A chunk: records of one partition, in order."""
+    """A chunk: records of one partition, in order. There may be none: only markers of transactions lay there."""
 
     topic: str
     partition: int
     records: Sequence[ConsumerRecord[bytes | None, bytes | None]]
+    end: int
+    """The offset after what the chunk covers."""
 
 
 class Processor(Protocol):
@@ -71,12 +74,34 @@ class Processor(Protocol):
         ...
 
 
-class BundleProcessor(Processor, Protocol):
-    """A processor that takes the chunks of several partitions together, in one transaction.
+Entries = Mapping[int, Sequence[Entry]]
+"""Entries for the dedupe table, by partition."""
 
-    At a modest rate there is a record or two in each of many partitions: one by one, each costs a transaction.
+
+class Committed(Protocol):
+    """What a committed bundle leaves to be done."""
+
+    @property
+    def entries(self) -> Entries:
+        """What to put in the dedupe table."""
+        ...
+
+
+class StagedProcessor(Processor, Protocol):
+    """A processor that takes the chunks of several partitions together, and in three steps that can overlap.
+
+    While one bundle is being told, the next one is committed, and the one after that is read. Each step sees the
+    bundles in order, one at a time.
     """
 
-    async def process_chunks(self, parts: Sequence[Part]) -> Sequence[Sequence[Entry]]:
-        """Process `parts`, each of another partition, as :meth:`process_chunk` would; the entries of each, in order."""
+    def read(self, parts: Sequence[Part]) -> Any:
+        """Read the records of `parts`, each of another partition. Waits for nothing and changes nothing."""
+        ...
+
+    async def commit(self, reading: Any) -> Committed:
+        """Do in Postgres what :meth:`read` found. From then on its entries are true, and lookups must find them."""
+        ...
+
+    async def tell(self, committed: Any) -> None:
+        """Tell Kafka of it. After that the table is written, and the bundle acknowledged."""
         ...

@@ -17,6 +17,7 @@ TIMEOUT_S = 30.0
 
 
 _Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+_NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 class ProduceError(RuntimeError):
@@ -55,7 +56,9 @@ class BatchSender:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                sent = await self._send_partition(topic, partition, [(key, value, []) for key, value in entries])
+                sent = await self._send_partition(
+                    topic, partition, [(key, value, _NO_HEADERS) for key, value in entries]
+                )
         except (KafkaError, TimeoutError) as error:
             raise ProduceError(f"{len(entries)} entries to {topic}[{partition}]: {error!r}") from error
         metadata, count = sent[-1]
@@ -67,7 +70,7 @@ class BatchSender:
         by_partition: dict[int, list[_Record]] = {}
         for record in records:
             where = by_partition.setdefault(_partition_for(record, partitions), [])
-            where.append((record.key, record.value, list(record.headers)))
+            where.append((record.key, record.value, list(record.headers) if record.headers else _NO_HEADERS))
         await asyncio.gather(*(self._send_partition(topic, number, part) for number, part in by_partition.items()))
 
     async def _send_partition(
@@ -81,11 +84,13 @@ class BatchSender:
             futures.append((await producer.send_batch(builder, topic, partition=partition), builder.record_count()))
 
         builder = producer.create_batch()
+        append = builder.append
         for key, value, headers in records:
-            if builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
+            if append(timestamp=None, key=key, value=value, headers=headers) is None:
                 await submit(builder)
                 # An empty builder takes any record, however large: what is too large is for the broker to refuse.
                 builder = producer.create_batch()
-                builder.append(timestamp=None, key=key, value=value, headers=headers)
+                append = builder.append
+                append(timestamp=None, key=key, value=value, headers=headers)
         await submit(builder)
         return [(await future, count) for future, count in futures]

@@ -15,9 +15,9 @@ from processors.attempts import Attempted, Attempts
 from processors.database import Database
 from processors.handling import Job
 from processors.parts import write_in_parts
+from processors.ports import Part
 from processors.records import Arrival, BadRecord, Record, header, read_record
 from processors.written import Written
-from schemas import topics
 from schemas.errors import UNKNOWN_RETRY
 from schemas.event import EventReader
 
@@ -38,26 +38,31 @@ class Retries:
         self._reader = reader
         self._attempts = attempts
 
-    async def process(self, partition: int, records: Sequence[Record]) -> Written:
+    def read(self, parts: Sequence[Part]) -> "Read":
+        """Read the records of `parts`, which are to be one transaction."""
+        tries: list[_Try] = []
+        bad: list[BadRecord] = []
+        for part in parts:
+            self._read(part.records, tries, bad)
+        return Read(tries, bad, [store.progress_to(part) for part in parts])
+
+    async def process(self, read: "Read") -> Written:
         """Attempt each record's event again."""
-        tries, bad = self._read(records)
-        chunk = _Chunk(partition, tries, bad, records[-1])
-        written = await write_in_parts(tries, partial(self._write, chunk))
-        written.letters += bad
+        written = await write_in_parts(read.tries, partial(self._write, read))
+        written.letters += read.bad
         return written
 
-    async def _write(self, chunk: "_Chunk", tries: Sequence[_Try], blame: Exception | None) -> Written:
+    async def _write(self, read: "Read", tries: Sequence[_Try], blame: Exception | None) -> Written:
         for decided_before in range(_ROUNDS_MAX):
             metrics.AGAIN.inc(min(decided_before, 1))
             try:
-                return await self._database.run(partial(self._transact, chunk, tries, blame))
+                return await self._database.run(partial(self._transact, read, tries, blame))
             except store.RowsDifferError:
                 continue
-        raise RuntimeError(f"{topics.RETRY}[{chunk.partition}]: somebody else attempts the same events all the time")
+        where = ", ".join(f"{one.topic}[{one.partition}]" for one in read.progress)
+        raise RuntimeError(f"{where}: somebody else attempts the same events all the time")
 
-    def _read(self, records: Sequence[Record]) -> tuple[list[_Try], list[BadRecord]]:
-        tries: list[_Try] = []
-        bad: list[BadRecord] = []
+    def _read(self, records: Sequence[Record], tries: list[_Try], bad: list[BadRecord]) -> None:
         for record in records:
             item = read_record(self._reader, record)
             if isinstance(item, BadRecord):
@@ -70,10 +75,9 @@ class Retries:
                 bad.append(BadRecord(UNKNOWN_RETRY, reason, record, event.program.packed, event.id))
             else:
                 tries.append(_Try(item, int(attempt)))
-        return tries, bad
 
     async def _transact(
-        self, chunk: "_Chunk", tries: Sequence[_Try], blame: Exception | None, connection: store.Connection
+        self, read: "Read", tries: Sequence[_Try], blame: Exception | None, connection: store.Connection
     ) -> Written:
         standings = await store.standings(connection, {one.arrival.event.id for one in tries})
         judged = [(one, standings.get(one.arrival.event.id)) for one in tries]
@@ -81,32 +85,35 @@ class Retries:
         attempted = await self._attempts.run(connection, [one.arrival for one, _ in due], _jobs(due), blame)
         now = datetime.now(UTC)
         await store.end_attempts(connection, [_ending(one) for one in attempted], now)
-        await self._attempts.schedule(connection, attempted, chunk.partition)
+        await self._attempts.schedule(connection, attempted)
         await self._attempts.finish(connection, attempted)
         letters = [_unknown(one) for one, standing in judged if _is_foreign(one, standing)]
         letters += [one.letter() for one in attempted if one.failed]
-        await store.add_dead_letters(connection, [*chunk.bad, *letters])
-        await store.note_progress(connection, topics.RETRY, chunk.partition, chunk.last_of(tries))
+        await store.add_dead_letters(connection, [*read.bad, *letters])
+        await store.note_progress(connection, read.progress_of(tries))
         processed = outbox.processed_text(now)
         statuses = [
             outbox.status_record(one.job_arrival, one.status, one.error_code, processed)
             for one in attempted
             if one.status in store.FINAL
         ]
-        written = Written([], statuses, letters, retries=len(attempted) - len(statuses))
+        written = Written({}, statuses, letters, retries=len(attempted) - len(statuses))
         _tell_again(written, judged)
         return written
 
 
-class _Chunk(NamedTuple):
-    partition: int
+class Read(NamedTuple):
+    """Chunks of the topic as they were read."""
+
     tries: Sequence[_Try]
     bad: Sequence[BadRecord]
-    last: Record
+    progress: Sequence[store.Progress]
 
-    def last_of(self, part: Sequence[_Try]) -> Record:
-        """The last record that is done with when `part` of the tries is."""
-        return part[-1].arrival.record if 0 < len(part) < len(self.tries) else self.last
+    def progress_of(self, part: Sequence[_Try]) -> Sequence[store.Progress]:
+        """How far processing is when `part` of the tries is done, and those before it."""
+        if 0 < len(part) < len(self.tries):
+            return store.progress_up_to(one.arrival.record for one in part)
+        return self.progress
 
 
 _Judged = tuple[_Try, store.Standing | None]

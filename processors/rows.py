@@ -5,7 +5,8 @@ The format: https://www.postgresql.org/docs/18/sql-copy.html#SQL-COPY-FILE-FORMA
 
 import struct
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import cache, lru_cache
 from uuid import UUID
 
 import msgspec
@@ -46,14 +47,15 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _NULL = b"\xff\xff\xff\xff"
-_JSONB_VERSION = b"\x01"
-_length = struct.Struct("!i").pack
+_JSONB_VERSION = 1
 _columns = struct.Struct("!h").pack(len(COLUMNS))
-_head = struct.Struct("!2si16si16si16s").pack
-_int8 = struct.Struct("!iq").pack
+_length = struct.Struct("!i").pack
 _int4 = struct.Struct("!ii").pack
+_int8 = struct.Struct("!iq").pack
+_ids = struct.Struct("!2si16si16si16s").pack
+_json_head = struct.Struct("!iB").pack
+_times_and_key_length = struct.Struct("!iqiqi").pack
 _offsets = struct.Struct("!iiiqiq").pack
 
 
@@ -71,42 +73,78 @@ class Row(msgspec.Struct, gc=False):
     result: bytes | None = None
 
 
-def encode_rows(rows: Iterable[Row], partition: int, now: datetime) -> bytes:
-    """The rows of records of one partition, created at `now`, as one COPY stream."""
-    created = _instant(now)
+def encode_rows(rows: Iterable[Row], now: datetime) -> bytes:
+    """The rows, created at `now`, as one COPY stream."""
+    created = _int8(8, _microseconds(now))
     final_times, open_times = created * 3, created * 2 + _NULL
     parts = [HEADER]
     for row in rows:
         arrival = row.arrival
         event = arrival.event
         fields = event.fields
+        key = fields.idempotency_key.encode()
+        data = event.data
+        external, participant = fields.external_id, fields.participant_id
+        recipient_external, recipient = fields.recipient_external_id, fields.recipient_id
+        result = row.result
         parts += (
-            _head(_columns, 16, event.id, 16, event.program.packed, 16, event.fingerprint),
-            _text(arrival.event_type),
-            _instant(event.timestamp),
-            _instant(arrival.received_at),
-            _text(fields.idempotency_key),
-            _jsonb(event.data),
-            _optional_text(fields.external_id),
-            _optional_uuid(fields.participant_id),
-            _optional_text(fields.recipient_external_id),
-            _optional_uuid(fields.recipient_id),
-            _text(row.status),
-            _int4(4, 1),
-            _int4(4, row.duplicates),
-            _NULL if row.conflicts is None else _jsonb(row.conflicts),
-            _optional_text(row.error_code),
-            _optional_text(row.error_message),
-            _NULL if row.result is None else _jsonb(row.result),
+            _ids(_columns, 16, event.id, 16, event.program.packed, 16, event.fingerprint),
+            _constant_text(arrival.event_type),
+            _times_and_key_length(
+                8, _microseconds(event.timestamp), 8, _received_microseconds(arrival.received_at), len(key)
+            ),
+            key,
+            _json_head(len(data) + 1, _JSONB_VERSION),
+            data,
+            _NULL if external is None else _text(external),
+            _NULL if participant is None else _uuid(participant),
+            _NULL if recipient_external is None else _text(recipient_external),
+            _NULL if recipient is None else _uuid(recipient),
+            _outcome(row.status, row.duplicates, row.conflicts, row.error_code, row.error_message),
+            _NULL if result is None else _jsonb(result),
             final_times if row.final else open_times,
-            _offsets(4, partition, 8, arrival.offset, 8, row.counted_offset),
+            _offsets(4, arrival.record.partition, 8, arrival.offset, 8, row.counted_offset),
         )
     parts.append(TRAILER)
     return b"".join(parts)
 
 
-def _instant(instant: datetime) -> bytes:
-    return _int8(8, (instant - _EPOCH) // _MICROSECOND)
+def _outcome(
+    status: str, duplicates: int, conflicts: bytes | None, error_code: str | None, error_message: str | None
+) -> bytes:
+    """Columns `status` to `error_message`; of nearly all rows they are the same bytes."""
+    if duplicates or conflicts or error_code is not None or error_message is not None:
+        return _columns_of_outcome(status, duplicates, conflicts, error_code, error_message)
+    return _plain_outcome(status)
+
+
+def _columns_of_outcome(
+    status: str, duplicates: int, conflicts: bytes | None, error_code: str | None, error_message: str | None
+) -> bytes:
+    return b"".join(
+        (
+            _text(status),
+            _int4(4, 1),
+            _int4(4, duplicates),
+            _NULL if conflicts is None else _jsonb(conflicts),
+            _NULL if error_code is None else _text(error_code),
+            _NULL if error_message is None else _text(error_message),
+        )
+    )
+
+
+@cache
+def _plain_outcome(status: str) -> bytes:
+    return _columns_of_outcome(status, 0, None, None, None)
+
+
+def _microseconds(instant: datetime) -> int:
+    since = instant - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+# Events of one request were received at one time.
+_received_microseconds = lru_cache(maxsize=1_024)(_microseconds)
 
 
 def _text(text: str) -> bytes:
@@ -114,13 +152,13 @@ def _text(text: str) -> bytes:
     return _length(len(encoded)) + encoded
 
 
-def _optional_text(text: str | None) -> bytes:
-    return _NULL if text is None else _text(text)
+# Only for what has a handful of values.
+_constant_text = cache(_text)
 
 
-def _optional_uuid(value: UUID | None) -> bytes:
-    return _NULL if value is None else b"\0\0\0\x10" + value.bytes
+def _uuid(value: UUID) -> bytes:
+    return b"\0\0\0\x10" + value.bytes
 
 
 def _jsonb(encoded: bytes) -> bytes:
-    return _length(len(encoded) + 1) + _JSONB_VERSION + encoded
+    return _json_head(len(encoded) + 1, _JSONB_VERSION) + encoded

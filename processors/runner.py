@@ -105,6 +105,11 @@ class Runner:
                     mine[name] = result
         return merged
 
+    @property
+    def shows_finished(self) -> bool:
+        """Whether there is a handler that asks for final statuses."""
+        return bool(self._finishing)
+
     async def finish(self, finishes: Sequence[Finish], connection: AsyncConnection[Any]) -> None:
         """Show the handlers that ask for it which jobs have got a final status.
 

@@ -11,7 +11,8 @@ from psycopg.types.json import Jsonb
 
 from processors.handling import storable_text
 from processors.pipeline import Owner, Repeat
-from processors.records import Arrival, BadRecord, record_time
+from processors.ports import Part
+from processors.records import Arrival, BadRecord, Record, record_time
 from processors.rows import COPY, Row, encode_rows
 from schemas.identity import uuid_text
 from schemas.timestamps import timestamp_text
@@ -69,16 +70,16 @@ async def standings(connection: Connection, ids: Iterable[bytes]) -> dict[bytes,
     }
 
 
-async def insert_events(connection: Connection, rows: Sequence[Row], partition: int, now: datetime) -> None:
+async def insert_events(connection: Connection, rows: Sequence[Row], now: datetime) -> None:
     """Add new events. Raises psycopg's UniqueViolation where Postgres has one of them already."""
     if not rows:
         return
     async with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-        await copy.write(encode_rows(rows, partition, now))
+        await copy.write(encode_rows(rows, now))
 
 
-async def count_repeats(connection: Connection, repeats: Mapping[bytes, Repeat], partition: int, now: datetime) -> None:
-    """Add duplicates and conflicts, read from `partition`, to events that stand already.
+async def count_repeats(connection: Connection, repeats: Mapping[bytes, Repeat], now: datetime) -> None:
+    """Add duplicates and conflicts to events that stand already.
 
     Raises :class:`RowsDifferError` where a row was not as the repeats assume: gone, owned by another payload, or
     counted further.
@@ -90,50 +91,84 @@ async def count_repeats(connection: Connection, repeats: Mapping[bytes, Repeat],
     cursor = await connection.execute(
         """update headrace.events e
            set duplicate_count = e.duplicate_count + r.duplicates, updated_at = %s,
-               counted_offset = case when e.kafka_partition = %s then r.counted_offset else e.counted_offset end,
+               counted_offset = case when e.kafka_partition = r.kafka_partition
+                                     then r.counted_offset else e.counted_offset end,
                conflicts = case when r.conflicts is null then e.conflicts
                                 when jsonb_array_length(coalesce(e.conflicts, '[]')) >= %s then e.conflicts
                                 else coalesce(e.conflicts, '[]') || r.conflicts end
-           from unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bigint[], %s::integer[], %s::jsonb[])
-                as r (id, fingerprint, first_offset, counted_offset, duplicates, conflicts)
+           from unnest(%s::uuid[], %s::uuid[], %s::integer[], %s::bigint[], %s::bigint[], %s::integer[],
+                       %s::jsonb[])
+                as r (id, fingerprint, kafka_partition, first_offset, counted_offset, duplicates, conflicts)
            where e.id = r.id and e.fingerprint = r.fingerprint
-             and (e.kafka_partition <> %s or e.counted_offset < r.first_offset)""",
+             and (e.kafka_partition <> r.kafka_partition or e.counted_offset < r.first_offset)""",
         (
             now,
-            partition,
             CONFLICTS_KEPT_MAX,
             uuid_array(ids),
             uuid_array(repeat.fingerprint for repeat in chosen),
+            [repeat.partition for repeat in chosen],
             [repeat.first_offset for repeat in chosen],
             [repeat.counted_offset for repeat in chosen],
             [repeat.duplicates for repeat in chosen],
             [None if not repeat.conflicts else Jsonb(conflict_list(repeat.conflicts)) for repeat in chosen],
-            partition,
         ),
     )
     if cursor.rowcount != len(ids):
         raise RowsDifferError
 
 
-async def processed_before(connection: Connection, topic: str, partition: int) -> int:
-    """The offset up to which the partition has been processed, that one not included."""
+class Progress(NamedTuple):
+    """How far a partition has been processed: up to `next_offset`, that one not included."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    record_at: datetime | None
+    """The last record's own time; None where there was no record, only what lies between them."""
+
+
+def progress_to(part: Part) -> Progress:
+    """How far a partition is when `part` has been processed."""
+    return Progress(part.topic, part.partition, part.end, record_time(part.records[-1]) if part.records else None)
+
+
+def progress_up_to(records: Iterable[Record]) -> list[Progress]:
+    """How far partitions are when `records` have been processed, and those before them, but nothing behind."""
+    lasts = {(record.topic, record.partition): record for record in records}
+    return [Progress(*place, last.offset + 1, record_time(last)) for place, last in lasts.items()]
+
+
+async def processed_before(connection: Connection, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """The offset up to which each of `partitions` has been processed, that one not included; none: no answer."""
     cursor = await connection.execute(
-        "select next_offset from headrace.progress where topic = %s and kafka_partition = %s", (topic, partition)
+        """select p.topic, p.kafka_partition, p.next_offset
+           from unnest(%s::text[], %s::integer[]) as w (topic, kafka_partition)
+           join headrace.progress p on p.topic = w.topic and p.kafka_partition = w.kafka_partition""",
+        ([topic for topic, _ in partitions], [partition for _, partition in partitions]),
     )
-    row = await cursor.fetchone()
-    return 0 if row is None else row[0]
+    return {(topic, partition): offset for topic, partition, offset in await cursor.fetchall()}
 
 
-async def note_progress(connection: Connection, topic: str, partition: int, last: Any) -> None:
-    """Say that everything up to the record `last` of the partition has been processed."""
+async def note_progress(connection: Connection, progress: Sequence[Progress]) -> None:
+    """Say how far partitions have been processed; each stands in `progress` once.
+
+    Records read again take nothing back, unless the partition itself has begun anew and ends before where it was.
+    """
+    if not progress:
+        return
+    ordered = sorted(progress, key=lambda one: one[:2])  # the order of all who write here: nobody waits in a circle
     await connection.execute(
         """insert into headrace.progress as p
                (topic, kafka_partition, next_offset, end_offset, record_at, caught_up_at, updated_at)
-           values (%s, %s, %s, %s, %s, '-infinity', now())
+           select topic, kafka_partition, next_offset, next_offset, record_at, '-infinity', now()
+           from unnest(%s::text[], %s::integer[], %s::bigint[], %s::timestamptz[])
+                as n (topic, kafka_partition, next_offset, record_at)
            on conflict (topic, kafka_partition) do update
-           set next_offset = excluded.next_offset, end_offset = greatest(p.end_offset, excluded.end_offset),
-               record_at = excluded.record_at, updated_at = now()""",
-        (topic, partition, last.offset + 1, last.offset + 1, record_time(last)),
+           set next_offset = case when p.end_offset < p.next_offset then excluded.next_offset
+                                  else greatest(p.next_offset, excluded.next_offset) end,
+               end_offset = greatest(p.end_offset, excluded.end_offset),
+               record_at = coalesce(excluded.record_at, p.record_at), updated_at = now()""",
+        [list(column) for column in zip(*ordered, strict=True)],
     )
 
 
@@ -168,8 +203,8 @@ def _dead_letter(letter: BadRecord) -> tuple[Any, ...]:
     )
 
 
-async def schedule(connection: Connection, retries: Sequence[tuple[Arrival, int, int, timedelta]]) -> None:
-    """Plan further attempts: (arrival, partition, attempt, delay) each."""
+async def schedule(connection: Connection, retries: Sequence[tuple[Arrival, int, timedelta]]) -> None:
+    """Plan further attempts: (arrival, attempt, delay) each."""
     if not retries:
         return
     async with connection.cursor() as cursor:
@@ -181,13 +216,13 @@ async def schedule(connection: Connection, retries: Sequence[tuple[Arrival, int,
             [
                 (
                     uuid_text(arrival.event.id),
-                    partition,
+                    arrival.record.partition,
                     arrival.event.program.text,
                     attempt,
                     delay,
                     arrival.event.record,
                 )
-                for arrival, partition, attempt, delay in retries
+                for arrival, attempt, delay in retries
             ],
         )
 

@@ -1,6 +1,7 @@
 """The dedupe table: a Faust table of raw bytes whose writes and recovery go by the chunk, not by the key."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -11,10 +12,12 @@ from yarl import URL
 
 from processors import exits, failpoints, metrics
 from processors.chunks import Bundle, ChunkSchema
-from processors.ports import Entry
+from processors.ports import Entries
 from processors.producer import BatchSender
 from processors.table_store import MemoryStore, RocksStore, StoreError, TableStore
 from schemas.topics import DEDUPE_TABLE
+
+_NONE: Mapping[bytes, bytes] = {}
 
 
 class DedupeStore(Store[bytes, bytes]):
@@ -83,6 +86,7 @@ class DedupeTable(faust.Table[bytes, bytes]):
     ) -> None:
         kwargs.setdefault("name", DEDUPE_TABLE)
         self._on_progress = on_progress
+        self._coming: deque[dict[int, dict[bytes, bytes]]] = deque()
         # Faust resumes reading the changelog after recovery when the buffer is 1; 2 is the least that does not.
         super().__init__(
             app,
@@ -114,12 +118,21 @@ class DedupeTable(faust.Table[bytes, bytes]):
 
     def lookup(self, partition: int, ids: Sequence[bytes]) -> list[bytes | None]:
         """The value of each id, None where there is none. Raises :class:`processors.table_store.StoreError`."""
-        return self._kept.get_many(partition, ids)
+        values = self._kept.get_many(partition, ids)
+        for coming in self._coming:
+            get = coming.get(partition, _NONE).get
+            values = [get(id_, value) for id_, value in zip(ids, values, strict=True)]
+        return values
 
-    async def write(self, entries: Mapping[int, Sequence[Entry]], sender: BatchSender) -> None:
-        """Write entries, by partition, to the changelog; wait for its acknowledgement; then write them to the store.
+    def expect(self, entries: Entries) -> None:
+        """Have lookups find `entries`, which are committed in Postgres, and which :meth:`write` is given next."""
+        self._coming.append({partition: dict(kept) for partition, kept in entries.items()})
 
-        Raises :class:`processors.producer.ProduceError` or :class:`processors.table_store.StoreError`.
+    async def write(self, entries: Entries, sender: BatchSender) -> None:
+        """Write entries to the changelog; wait for its acknowledgement; then write them to the store.
+
+        They are those of the earliest :meth:`expect` not written yet. Raises :class:`processors.producer.ProduceError`
+        or :class:`processors.table_store.StoreError`.
         """
         topic = self.changelog_topic_name
         with metrics.timed(metrics.CHANGELOG.observe):
@@ -128,3 +141,4 @@ class DedupeTable(faust.Table[bytes, bytes]):
             failpoints.hit(failpoints.AFTER_CHANGELOG)
         for (partition, kept), offset in zip(entries.items(), offsets, strict=True):
             self._kept.put_many(partition, kept, offset)
+        self._coming.popleft()

@@ -29,8 +29,8 @@ from processors.fetch import ChunkTaker
 
 SCHEME = "headrace"
 
-BUNDLES_IN_FLIGHT_MAX = 2
-"""Bundles of chunks taken and not yet done with: one in work, the next one ready. More would only make them smaller."""
+BUNDLES_IN_FLIGHT_MAX = 3
+"""Bundles of chunks taken and not yet done with: as many as there are stages. More would only make them smaller."""
 POLL_S = 0.2
 """Longest wait for records before the loop looks again at what changed around it."""
 FETCH_WAIT_MS = 100
@@ -166,9 +166,6 @@ class ChunkConsumer(driver.Consumer):
 
     def _note(self, chunk: Chunk) -> Chunk | None:
         ticket = self.ledger.deliver(chunk.tp, chunk.start, chunk.end, first=chunk.first, generation=chunk.generation)
-        if ticket is not None and not chunk.records:
-            self.ledger.acknowledge(chunk.tp, ticket)
-            return None
         return None if ticket is None else chunk._replace(ticket=ticket)
 
     def on_buffer_full(self, tp: TP) -> None:
@@ -178,6 +175,10 @@ class ChunkConsumer(driver.Consumer):
         """Nothing; see :meth:`on_buffer_full`."""
 
     # -- acknowledging and committing
+
+    def holds(self, chunk: Chunk) -> bool:
+        """Whether `chunk`'s partition is still this worker's, and not being taken away."""
+        return bool(self.flow_active) and chunk.generation == self.ledger.generation
 
     def acknowledge(self, chunk: Chunk) -> bool:
         """Note that `chunk` is processed. False when its assignment has ended: it will come again."""

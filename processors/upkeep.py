@@ -114,7 +114,7 @@ class Upkeep:
         ends = await self._ends.ask()
 
         async def write(connection: AsyncConnection[Any]) -> None:
-            for (topic, partition), end in ends.items():
+            for (topic, partition), end in sorted(ends.items()):  # in the order of all who write here
                 # An empty partition has no row yet: there is nothing in it that is not processed.
                 await connection.execute(
                     """insert into headrace.progress as p

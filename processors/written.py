@@ -7,9 +7,9 @@ from processors.records import BadRecord
 
 
 class Written(msgspec.Struct):
-    """Entries for the dedupe table; statuses and dead letters for Kafka; what there was to count."""
+    """Entries for the dedupe table, by partition; statuses and dead letters for Kafka; what there was to count."""
 
-    entries: list[Entry] = msgspec.field(default_factory=list)
+    entries: dict[int, list[Entry]] = msgspec.field(default_factory=dict)
     statuses: list[Outgoing] = msgspec.field(default_factory=list)
     letters: list[BadRecord] = msgspec.field(default_factory=list)
     duplicates: int = 0
@@ -18,7 +18,8 @@ class Written(msgspec.Struct):
 
     def add(self, other: "Written") -> None:
         """Take in what another part of the same chunk left."""
-        self.entries += other.entries
+        for partition, entries in other.entries.items():
+            self.entries.setdefault(partition, []).extend(entries)
         self.statuses += other.statuses
         self.letters += other.letters
         self.duplicates += other.duplicates

@@ -27,7 +27,7 @@ _LONG_WORK_S = 0.9
 def _acknowledged_first() -> None:
     from processors.drain import Drain  # noqa: PLC0415 - a worker's parts, for a worker only
 
-    process = Drain._process  # noqa: SLF001 - where the order of the steps stands
+    process = Drain._process_bundle  # noqa: SLF001 - where the order of the steps stands
 
     async def broken(self: Drain, processor: Any, bundle: Any) -> None:  # noqa: ANN401 - passed on
         source: Any = self._source()
@@ -36,7 +36,7 @@ def _acknowledged_first() -> None:
         await source.commit()
         await process(self, processor, bundle)
 
-    _replace(Drain, "_process", broken)
+    _replace(Drain, "_process_bundle", broken)
 
 
 def _forgetful() -> None:
@@ -49,14 +49,14 @@ def _commits_what_is_fetched() -> None:
     from processors.commit import Ledger  # noqa: PLC0415 - as above
     from processors.drain import Drain  # noqa: PLC0415 - as above
 
-    process = Drain._process  # noqa: SLF001 - to be slowed down
+    process = Drain._process_bundle  # noqa: SLF001 - to be slowed down
 
     async def slow(self: Drain, processor: Any, bundle: Any) -> None:  # noqa: ANN401 - passed on
         await asyncio.sleep(_LONG_WORK_S)
         await process(self, processor, bundle)
 
     _replace(Ledger, "committable", Ledger.positions)
-    _replace(Drain, "_process", slow)
+    _replace(Drain, "_process_bundle", slow)
 
 
 def _waits_for_no_acks() -> None:

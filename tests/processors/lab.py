@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 from aiokafka import ConsumerRecord
 
-from processors.ports import Context, Outgoing
+from processors.ports import Context, Outgoing, Part
 from processors.processor import Processor
 from processors.records import Record
 from schemas import topics
@@ -87,6 +87,11 @@ class Partition:
         self.log.append(one)
         return one
 
+    def part(self, start: int = 0, end: int | None = None) -> Part:
+        """A chunk of the log, all of it unless told otherwise."""
+        end = len(self.log) if end is None else end
+        return Part(self.topic, self.number, self.log[start:end], end)
+
     def put_events(self, program_id: str, datas: Iterable[dict[str, Any]]) -> list[uuid.UUID]:
         """Append an event per data; their ids."""
         ids = []
@@ -123,6 +128,13 @@ class Bench:
         chunk = partition.log if records is None else records
         entries = await self.processor.process_chunk(partition.topic, partition.number, chunk)
         self.table.update({(partition.number, id_): value for id_, value in entries})
+
+    async def process_bundle(self, *parts: Part) -> None:
+        """Process chunks of several partitions together, and keep what they bring for the table."""
+        committed = await self.processor.commit(self.processor.read(parts))
+        await self.processor.tell(committed)
+        for partition, entries in committed.entries.items():
+            self.table.update({(partition, id_): value for id_, value in entries})
 
     async def process_retries(self, partition: int, records: Sequence[Record]) -> None:
         """Process a chunk of the topic of retries."""

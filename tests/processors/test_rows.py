@@ -64,8 +64,9 @@ def made_rows(draw: st.DrawFn) -> Row:
     event = READER.read(_spelled(fields).encode())
     offset = draw(st.integers(0, LARGEST))
     final = draw(st.booleans())
+    stood = record(b"", None, offset, partition=draw(st.integers(0, 2**31 - 1)))
     return Row(
-        Arrival(event, offset, draw(times), draw(st.sampled_from([EXTERNAL, SYSTEM])), record(b"", None, offset)),
+        Arrival(event, offset, draw(times), draw(st.sampled_from([EXTERNAL, SYSTEM])), stood),
         draw(st.sampled_from(["COMPLETED", "FAILED"])) if final else "PROCESSING",
         final,
         draw(st.integers(0, LARGEST)),
@@ -77,7 +78,7 @@ def made_rows(draw: st.DrawFn) -> Row:
     )
 
 
-def _expected(row: Row, partition: int, now: datetime) -> dict[str, Any]:
+def _expected(row: Row, now: datetime) -> dict[str, Any]:
     event, fields = row.arrival.event, row.arrival.event.fields
     return {
         "id": uuid.UUID(bytes=event.id),
@@ -102,7 +103,7 @@ def _expected(row: Row, partition: int, now: datetime) -> dict[str, Any]:
         "created_at": _micros(now),
         "updated_at": _micros(now),
         "processed_at": _micros(now) if row.final else None,
-        "kafka_partition": partition,
+        "kafka_partition": row.arrival.record.partition,
         "kafka_offset": row.arrival.offset,
         "counted_offset": row.counted_offset,
     }
@@ -128,9 +129,9 @@ def _read(value: str | None, column: str) -> object:
     return json.loads(value, parse_float=Decimal)
 
 
-async def _round_trip(database_url: str, made: Sequence[Row], partition: int, now: datetime) -> list[dict[str, Any]]:
+async def _round_trip(database_url: str, made: Sequence[Row], now: datetime) -> list[dict[str, Any]]:
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
-        await store.insert_events(connection, made, partition, now)
+        await store.insert_events(connection, made, now)
         query = f"select {', '.join(map(_selected, COLUMNS))} from headrace.events where id = any(%s::uuid[])"  # noqa: S608 - of names
         cursor = await connection.execute(query, (store.uuid_array(row.arrival.event.id for row in made),))
         found = await cursor.fetchall()
@@ -139,11 +140,11 @@ async def _round_trip(database_url: str, made: Sequence[Row], partition: int, no
 
 
 def test_every_column_comes_back_as_it_went_in(database_url: str) -> None:
-    @given(st.lists(made_rows(), min_size=1, max_size=5), st.integers(0, 2**31 - 1), times)
+    @given(st.lists(made_rows(), min_size=1, max_size=5), times)
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-    def run(made: list[Row], partition: int, now: datetime) -> None:
-        found = asyncio.run(_round_trip(database_url, made, partition, now))
-        expected = [_expected(row, partition, now) for row in made]
+    def run(made: list[Row], now: datetime) -> None:
+        found = asyncio.run(_round_trip(database_url, made, now))
+        expected = [_expected(row, now) for row in made]
         assert sorted(found, key=lambda row: row["id"].bytes) == sorted(expected, key=lambda row: row["id"].bytes)
 
     run()
@@ -158,13 +159,13 @@ def test_the_ends_of_what_a_row_can_hold(database_url: str) -> None:
         fields = {"program_id": str(program), "idempotency_key": key, "external_id": external}
         fields["event_timestamp"] = instant.isoformat()
         event = READER.read((json.dumps(fields)[:-1] + "," + rest + "}").encode())
-        arrival = Arrival(event, LARGEST, instant, SYSTEM, record(b"", None, 0))
+        arrival = Arrival(event, LARGEST, instant, SYSTEM, record(b"", None, 0, partition=2**31 - 1))
         made.append(Row(arrival, "COMPLETED", final=True, counted_offset=LARGEST - at))
-    found = asyncio.run(_round_trip(database_url, made, 2**31 - 1, LAST))
+    found = asyncio.run(_round_trip(database_url, made, LAST))
     by_key = {row["idempotency_key"]: row for row in found}
     for row in made:
         name = row.arrival.event.fields.idempotency_key
-        assert by_key[name] == _expected(row, 2**31 - 1, LAST)
+        assert by_key[name] == _expected(row, LAST)
     assert by_key["x"]["event_data"]["n"] == 10**3_999 - 1
 
 
@@ -178,4 +179,4 @@ def test_the_statement_names_every_column_of_the_table(database_url: str) -> Non
 
 
 def test_nothing_to_write_is_an_empty_stream() -> None:
-    assert encode_rows([], 0, LAST) == rows_module.HEADER + rows_module.TRAILER
+    assert encode_rows([], LAST) == rows_module.HEADER + rows_module.TRAILER
