@@ -11,7 +11,7 @@
 
 alter table headrace.events
     -- 65,536 offsets of each partition: with 12 partitions some 800,000 events.
-    add column era integer not null generated always as ((kafka_offset >> 16)::integer) stored;
+    add column era integer not null generated always as (least(kafka_offset >> 16, 2147483647)::integer) stored;
 
 drop index headrace.events_created;
 drop index headrace.events_event_timestamp;
