@@ -21,13 +21,15 @@ from rocksdict import (
     WriteOptions,
 )
 
+from schemas.topics import DEDUPE_DAYS
+
 MIB = 1024 * 1024
 BLOCK_CACHE_BYTES = 64 * MIB
 WRITE_BUFFER_BYTES = 16 * MIB
 WRITE_BUFFERS_MAX = 3
 BLOOM_BITS_PER_KEY = 10
-ENTRY_TTL_S = 14 * 24 * 3600
-"""Age at which a compaction may drop an entry: twice as long as a record can be replayed from Kafka."""
+ENTRY_TTL_S = DEDUPE_DAYS * 24 * 3600
+"""Age at which a compaction may drop an entry: that at which the changelog does."""
 
 _OFFSET_KEY = b"offset"
 _BROKEN_MARK = "broken"

@@ -34,6 +34,8 @@ def changelog(group: str) -> str:
 
 
 DEDUPE_TABLE = "dedupe"
+DEDUPE_DAYS = 14
+"""How long the dedupe table knows a key: twice as long as records stay in ``events``."""
 
 
 def all_topics(group: str) -> list[Topic]:
@@ -43,7 +45,8 @@ def all_topics(group: str) -> list[Topic]:
         Topic(STATUS, _deleted_after(7)),
         Topic(RETRY, _deleted_after(7)),
         Topic(DEAD_LETTERS, _deleted_after(30)),
-        Topic(changelog(group), {"cleanup.policy": "compact"}),
+        # Postgres knows for ever; the table has to while a record can be read again from Kafka.
+        Topic(changelog(group), {"cleanup.policy": "compact,delete", "retention.ms": str(DEDUPE_DAYS * _DAY_MS)}),
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
 from schemas.topics import changelog
 
@@ -53,7 +53,7 @@ class Rig:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
         await admin.start()
         try:
-            configs = {self.changelog: {"cleanup.policy": "compact"}}
+            configs = {self.changelog: {"cleanup.policy": "compact,delete"}}
             wanted = [NewTopic(name, self.partitions, 1, topic_configs=configs.get(name, {})) for name in names]
             response: Any = await admin.create_topics(wanted)
             assert [code for _, code, *_ in response.topic_errors] == [0] * len(wanted), response
@@ -74,6 +74,20 @@ class Rig:
             await self._create([self.changelog])
 
         _run(recreate())
+
+    def cut_changelog(self, kept: int) -> None:
+        """Delete all but the last `kept` records of each partition of the changelog, as its retention would."""
+
+        async def cut(ends: dict[int, int]) -> None:
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
+            await admin.start()
+            try:
+                befores = {TopicPartition(self.changelog, at): RecordsToDelete(end - kept) for at, end in ends.items()}
+                await admin.delete_records(befores)
+            finally:
+                await admin.close()
+
+        _run(cut(self.ends(self.changelog)))
 
     def fill(self, start: int, count: int, *, source: int = 0, size: int = 100) -> None:
         """Produce values `start` … `start + count - 1`, spread over the partitions, in order within each."""
@@ -167,7 +181,8 @@ class Rig:
         """Everything processed so far, in order."""
         if not self.record.exists():
             return []
-        split = (line.split() for line in self.record.read_text().splitlines())
+        whole, _, _ = self.record.read_text().rpartition("\n")  # without a line that is just being written
+        split = (line.split() for line in whole.splitlines())
         return [Row(w, t, int(p), int(o), v, k, int(us)) for w, t, p, o, v, k, us in split]
 
     def values(self) -> set[int]:

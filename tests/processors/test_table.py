@@ -131,6 +131,21 @@ def test_a_store_that_goes_beyond_its_changelog_is_wiped(rig: Rig) -> None:
     assert all(row.known != "-" for row in rig.rows() if row.offset >= offsets[row.partition])
 
 
+@pytest.mark.parametrize("kept", [0, 10])
+@pytest.mark.parametrize("folder", ["kept", "gone"])
+def test_a_changelog_whose_older_part_has_expired_is_recovered_from_what_is_left(
+    rig: Rig, folder: str, kept: int
+) -> None:
+    rig.cut_changelog(kept)
+    if folder == "gone":
+        shutil.rmtree(rig.folder / "tables")
+    rows = _again(rig)
+    last = COUNT // rig.partitions - kept
+    assert all(row.known != "-" for row in rows if int(row.value) // rig.partitions >= last)
+    if folder == "gone":
+        assert all(row.known == "-" for row in rows if int(row.value) // rig.partitions < last)
+
+
 def test_a_restart_reads_only_what_came_later(rig: Rig) -> None:
     rig.start()
     assert rig.stop() == 0

@@ -2,7 +2,7 @@
 
 from schemas.topics import all_topics, changelog, overrides
 
-_WEEK_MS, _MONTH_MS = "604800000", "2592000000"
+_WEEK_MS, _FORTNIGHT_MS, _MONTH_MS = "604800000", "1209600000", "2592000000"
 
 
 def test_names_and_retention() -> None:
@@ -13,7 +13,7 @@ def test_names_and_retention() -> None:
         "events.status": ("delete", _WEEK_MS),
         "events.retry": ("delete", _WEEK_MS),
         "events.dlq": ("delete", _MONTH_MS),
-        "g-dedupe-changelog": ("compact", None),
+        "g-dedupe-changelog": ("compact,delete", _FORTNIGHT_MS),
     }
 
 
