@@ -1,6 +1,7 @@
 """A table of a million keys: read anew within bounds, and, where the disk has no room for it, not taken for there."""
 
 import asyncio
+import logging
 import os
 import random
 import resource
@@ -20,8 +21,11 @@ from tests.crash.world import World
 from tests.stack import Stack
 
 KEYS = 1_000_000
-WITHIN_S = 15.0
+REBUILT_WITHIN_S = 35.0
+RESTARTED_WITHIN_S = 15.0
 FILE_BYTES_MAX = 4 * 1024 * 1024
+
+log = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -60,7 +64,7 @@ async def _fill(kafka: str, topic: str) -> None:
                 await (await producer.send_batch(builder, topic, partition=number))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_full_disk_then_room_again_then_killed_and_back_in_time(million: World) -> None:
     world = million
     world.publish(60)
@@ -69,24 +73,28 @@ def test_full_disk_then_room_again_then_killed_and_back_in_time(million: World) 
     psutil.Process(worker.pid).rlimit(resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, FILE_BYTES_MAX))
     assert worker.wait(60)
     assert worker.exit_code() == exits.TABLE, worker.failure()
-    log = worker.spec.log.read_text()
-    assert log.count("worker ends with code 74") == 1
-    assert "the table cannot be recovered: table store" in log
-    assert "File too large" in log
+    lines = worker.spec.log.read_text()
+    assert lines.count("worker ends with code 74") == 1
+    assert "the table cannot be recovered: table store" in lines
+    assert "File too large" in lines
     assert world.done() == 0, "it processed without its table"
     world.stack.kill_worker()
 
-    begun = time.monotonic()
-    world.start_worker()
-    world.wait()
-    assert time.monotonic() - begun < WITHIN_S, "the whole table, from the changelog"
+    assert _restarted_s(world) < REBUILT_WITHIN_S, "the whole table, from the changelog"
     world.publish(200)
     world.wait()
     world.stack.kill_worker()
 
     world.publish(60)
+    assert _restarted_s(world) < RESTARTED_WITHIN_S, "what was in memory when it was killed, from the changelog"
+    world.check()
+
+
+def _restarted_s(world: World) -> float:
+    """Seconds from the start of a worker until it has processed all that waits."""
     begun = time.monotonic()
     world.start_worker()
     world.wait()
-    assert time.monotonic() - begun < WITHIN_S, "what was in memory when it was killed, from the changelog"
-    world.check()
+    took_s = time.monotonic() - begun
+    log.info("a worker with %d keys processed again %.1f s after its start", KEYS, took_s)
+    return took_s
