@@ -18,6 +18,9 @@ from tests.bench.payloads import PROGRAMS, SEED, Payloads
 from tests.bench.report import Report, Row, cells, markdown, table
 from tests.bench.sizes import TINY, Sizes
 
+_BROKEN = "broke off"
+_SAID_MAX = 120
+
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable[[Bed, Sizes], Iterator[Row]]] = {
     part.PART: part.measure for part in (part_gateway, part_processors, part_pipeline, part_start_up)
@@ -33,7 +36,7 @@ def run(parts: list[str], sizes: Sizes, say: Callable[[str], None]) -> Report:
     with bed() as made:
         for name in parts:
             began = time.monotonic()
-            for row in PARTS[name](made, sizes):
+            for row in _rows(name, made, sizes):
                 say(f"  {' | '.join(cells(row))}")
                 rows.append(row)
             took_s[name] = round(time.monotonic() - began)
@@ -48,10 +51,18 @@ def run(parts: list[str], sizes: Sizes, say: Callable[[str], None]) -> Report:
         "replication": 1,
         "fsync": "on",
         "took_s": took_s,
-        "sizes": msgspec.structs.asdict(sizes),
+        "sizes": msgspec.json.decode(msgspec.json.encode(sizes)),  # as it will be read again
     }
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return Report(date, time.monotonic() - start, before, versions, settings, rows)
+
+
+def _rows(name: str, made: Bed, sizes: Sizes) -> Iterator[Row]:
+    try:
+        yield from PARTS[name](made, sizes)
+    except Exception as error:  # noqa: BLE001 - what the other parts measure is worth keeping, and so is this
+        said = f"{type(error).__name__}: {error}".strip()
+        yield Row(f"{name}: {_BROKEN}", name, said=" ".join(said[:_SAID_MAX].split()), details={"error": said})
 
 
 def keep(report: Report, folder: Path) -> Path:
@@ -85,6 +96,8 @@ def main(context: click.Context, only: tuple[str, ...], start_up_keys: int, resu
     report = run([name for name in PARTS if not only or name in only], sizes, lambda text: click.echo(text, err=True))
     click.echo(table(report))
     click.echo(f"\n{report.seconds:.0f} s; kept as {keep(report, results)}")
+    if any(row.what.endswith(_BROKEN) for row in report.rows):
+        raise SystemExit(1)
 
 
 @main.command("compare")

@@ -15,7 +15,7 @@ from tests.stack import Backend, Stack
 
 _FAST_POLL_S = 0.02
 _POLL_S = 0.1
-_DRAIN_TIMEOUT_S = 180.0
+_DRAIN_TIMEOUT_S = 600.0
 _STEP_TIMEOUT_S = 120.0
 
 
