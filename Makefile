@@ -10,10 +10,10 @@ MINUTES ?= 30
 OUTAGE_S ?= 620
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos outage bench check lock docs clean
+.PHONY: help setup run test chaos outage bench bench-growth check lock docs clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Make .venv and download everything; starts nothing
 
@@ -31,6 +31,9 @@ outage: setup ## A Postgres outage of more than ten minutes (OUTAGE_S=seconds)
 
 bench: setup ## Measure what an event costs, seven minutes on two cores; keeps the results by date
 	@$(BIN)/python -m tests.bench
+
+bench-growth: setup ## Measure costs and lists with 0.1, 1 and 10 million events; half an hour, 20 GB of disk
+	@$(BIN)/python -m tests.bench.growth
 
 check: setup ## Lint, format, types, tidiness
 	@$(BIN)/ruff check

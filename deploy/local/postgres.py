@@ -35,12 +35,23 @@ _SUPERUSER = "postgres"
 _NAME = "headrace"  # of the role and of the database
 _NOBODY = 65_534
 
+_MIB = 1024 * 1024
+_BUFFERS_MIB_MAX = 1024
+
+
+def _shared_buffers() -> str:
+    """An eighth of the memory, 1 GB at the most: what the newest events touch. What is not used is not taken."""
+    eighth_mib = psutil.virtual_memory().total // 8 // _MIB
+    return f"{max(128, min(_BUFFERS_MIB_MAX, eighth_mib))}MB"
+
+
 _SETTINGS = {
     "listen_addresses": _HOST,
     "unix_socket_directories": "",
     "max_connections": "200",
-    "shared_buffers": "256MB",
-    "max_wal_size": "2GB",
+    "shared_buffers": _shared_buffers(),
+    # After a checkpoint the first change of each page writes all of it to the WAL: the fewer checkpoints, the cheaper.
+    "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
     "jit": "off",
