@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -64,12 +63,16 @@ def test_waiting_is_bounded(tmp_path: Path) -> None:
 def test_dead_process_is_started_again_with_growing_pauses(tmp_path: Path) -> None:
     told: list[str] = []
     seen: list[list[ProcessState]] = []
-    supervisor = Supervisor(told.append, seen.append)
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if len(told) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    supervisor = Supervisor(tell, seen.append)
     supervisor.heed_signals()
     try:
         supervisor.start([spec(tmp_path, "a", "raise SystemExit(3)")])
-        stop = threading.Timer(2.6, os.kill, (os.getpid(), signal.SIGTERM))
-        stop.start()
         supervisor.supervise()
     finally:
         supervisor.stop()
