@@ -4,7 +4,6 @@ A key that is limited to programs sees no others: not in lists, and not by the d
 """
 
 import math
-import re
 from typing import LiteralString
 from urllib.parse import parse_qsl
 
@@ -13,16 +12,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import paths  # noqa: F401 - registers the convertor that the routes use
 from gateway.cursors import Position, Signer
 from gateway.database import Database
 from gateway.events import COLUMNS, FINAL_STATUSES, EventAnswer, EventPage, Pagination, from_claim, from_row
 from gateway.key import Key
 from gateway.pages import page_sql
+from gateway.paths import event_id_in, no_such_event
 from gateway.problems import ApiError, field_error, in_one_line, unavailable
 from gateway.queries import read_query, sort_instant
 from gateway.waiting import WAIT_S_MAX
-from schemas.errors import INVALID_REQUEST, NOT_FOUND
+from schemas.errors import INVALID_REQUEST
 from schemas.identity import program
 
 _SELECT_EVENT: LiteralString = f"select {COLUMNS} from headrace.events where id = %s::uuid"  # noqa: S608 - of literals
@@ -33,7 +32,6 @@ _EXTRA_COLUMNS = 3
 
 _HEADERS = {"Cache-Control": "no-store"}
 
-_is_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 _encode = msgspec.json.Encoder().encode
 
 
@@ -63,10 +61,7 @@ async def get_event(request: Request) -> Response:
     """Answer ``GET /v1/events/{id}``."""
     key = await request.app.state.keys.require(request, "read")
     seconds = _wait_seconds(request.scope["query_string"])
-    text = request.path_params["id"]
-    if not _is_uuid(text):
-        raise _no_such_event()
-    event_id = text.lower()
+    event_id = event_id_in(request)
     database: Database = request.app.state.database
     event = await _find(database, key, event_id)
     # Without claims an accepted event is unknown until it is processed: then waiting is for that as well.
@@ -75,7 +70,7 @@ async def get_event(request: Request) -> Response:
         await request.app.state.waiting.until_final(event_id, seconds)
         event = await _find(database, key, event_id)
     if event is None:
-        raise _no_such_event()
+        raise no_such_event()
     return json_response(event)
 
 
@@ -93,10 +88,6 @@ async def _find(database: Database, key: Key, event_id: str) -> EventAnswer | No
         return None
     owner = program(event.program_id)
     return event if owner is not None and key.may_use(owner.packed) else None
-
-
-def _no_such_event() -> ApiError:
-    return ApiError(NOT_FOUND, "there is no such event, or not for this key")
 
 
 def _wait_seconds(query_string: bytes) -> float:

@@ -4,7 +4,6 @@ The attempt is planned in Postgres, in the transaction that makes the event PEND
 topic of retries as it does with its own. Two requests at once plan one attempt: the second finds the event PENDING.
 """
 
-import re
 from typing import Any
 
 import msgspec
@@ -12,16 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import paths  # noqa: F401 - registers the convertor that the routes use
 from gateway.database import DATABASE_FAULTS, Connection
 from gateway.key import Key
+from gateway.paths import event_id_in, no_such_event
 from gateway.problems import ApiError, unavailable
-from schemas.errors import NOT_FOUND, NOT_RETRYABLE
+from schemas.errors import NOT_RETRYABLE
 from schemas.event import EventReader
 from schemas.identity import program
 from schemas.retry_sql import PLAN_ATTEMPTS
 
-_is_uuid = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 _encode = msgspec.json.Encoder().encode
 
 _LOCK = """
@@ -54,17 +52,15 @@ class _Owner(msgspec.Struct):
 async def post_retry(request: Request) -> Response:
     """Answer ``POST /v1/events/{id}/retry``."""
     key: Key = await request.app.state.keys.require(request, "ingest")
-    text = request.path_params["id"]
-    if not _is_uuid(text):
-        raise _no_such_event()
+    event_id = event_id_in(request)
     reader: EventReader = request.app.state.intake.reader
     timeout_s = request.app.state.settings.database_timeout_s
     try:
         async with request.app.state.pool.connection(timeout_s) as connection, connection.transaction():
-            await _plan(connection, key, text.lower(), reader)
+            await _plan(connection, key, event_id, reader)
     except DATABASE_FAULTS as error:
         raise unavailable("Postgres did not answer in time") from error
-    return Response(_encode(RetryAnswer(text.lower())), 202, media_type="application/json")
+    return Response(_encode(RetryAnswer(event_id)), 202, media_type="application/json")
 
 
 async def _plan(connection: Connection, key: Key, event_id: str, reader: EventReader) -> None:
@@ -72,10 +68,10 @@ async def _plan(connection: Connection, key: Key, event_id: str, reader: EventRe
     row = await (await connection.execute(_LOCK, [event_id])).fetchone()
     if row is None:
         await _refuse_claimed(connection, key, event_id)
-        raise _no_such_event()
+        raise no_such_event()
     program_id, status = row[0], row[1]
     if not _may_use(key, program_id):
-        raise _no_such_event()
+        raise no_such_event()
     if status != "FAILED":
         raise _not_retryable(status)
     record = reader.read(_encode(_event(row))).record
@@ -98,10 +94,6 @@ def _event(row: tuple[Any, ...]) -> dict[str, Any]:
 def _may_use(key: Key, program_id: str) -> bool:
     owner = program(program_id)
     return owner is not None and key.may_use(owner.packed)
-
-
-def _no_such_event() -> ApiError:
-    return ApiError(NOT_FOUND, "there is no such event, or not for this key")
 
 
 def _not_retryable(status: str) -> ApiError:
