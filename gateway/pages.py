@@ -14,7 +14,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from gateway.queries import EVENT_TYPES, FILTERS, STATUSES, ListQuery
 
-_COLLECTED_MAX = 50_000
+_COLLECTED_MAX = 20_000
 
 _PARTIES = ("participant_id", "external_id", "recipient_id")
 _WINDOWS = {"created_at": ("from", "to"), "event_timestamp": ("event_from", "event_to")}
