@@ -54,7 +54,7 @@ class WorkerApp(faust.App):
     table: DedupeTable
     drain: Drain
     watchdog: Watchdog
-    _watching: asyncio.Task[None] | None = None
+    _watching: Sequence[asyncio.Task[None]] = ()
 
     async def on_first_start(self) -> None:
         """Make the folders, and begin to watch."""
@@ -63,7 +63,8 @@ class WorkerApp(faust.App):
         await super().on_first_start()
         cast(ChunkConsumer, self.consumer).chunk_records_max = self.settings.chunk_events_max
         self.watchdog.start()
-        self._watching = asyncio.create_task(self.watchdog.run())
+        looks = (self.watchdog.run(), cast(ChunkConsumer, self.consumer).watch_group())
+        self._watching = [asyncio.create_task(look) for look in looks]
 
     async def on_stop(self) -> None:
         """Finish the chunk in work, commit, then let the processor go."""
