@@ -60,8 +60,7 @@ class WorkerApp(faust.App):
     table: DedupeTable
     drain: Drain
     watchdog: Watchdog
-    _watching: asyncio.Task[None] | None = None
-    _sampling: asyncio.Task[None] | None = None
+    _watching: Sequence[asyncio.Task[None]] = ()
     _assigned_at = 0.0
 
     async def on_first_start(self) -> None:
@@ -73,10 +72,11 @@ class WorkerApp(faust.App):
         gc.set_threshold(*GARBAGE_THRESHOLDS)
         cast(ChunkConsumer, self.consumer).chunk_records_max = self.settings.chunk_events_max
         self.watchdog.start()
-        self._watching = asyncio.create_task(self.watchdog.run())
+        looks = [self.watchdog.run(), cast(ChunkConsumer, self.consumer).watch_group()]
         if self.settings.worker_metrics_port:
             metrics.serve(self.settings.host, self.settings.worker_metrics_port)
-            self._sampling = asyncio.create_task(self._sample())
+            looks.append(self._sample())
+        self._watching = [asyncio.create_task(look) for look in looks]
 
     async def _sample(self) -> None:
         """Keep up the metrics that nobody counts."""

@@ -42,6 +42,8 @@ DRAIN_S = 20.0
 """Longest wait, when partitions are taken away, for the chunk in work."""
 DRAIN_AT_STOP_S = 5.0
 """The same when the worker is told to stop; with all the rest it must end within 10 s."""
+LOOK_EVERY_S = 1.0
+"""Pause between looks at whether joining the group has failed."""
 COMMIT_S = 60.0
 """Longest wait for the group coordinator to take a commit."""
 
@@ -76,9 +78,8 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         await self.call_thread(self._check)
 
     async def _check(self) -> None:
-        coordinator = self._ensure_consumer()._coordinator
-        if coordinator is not None:
-            coordinator.check_errors()
+        if self._consumer is not None and self._consumer._coordinator is not None:
+            self._consumer._coordinator.check_errors()
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -107,6 +108,16 @@ class ChunkConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> ChunkThread:
         return ChunkThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
 
+    async def watch_group(self) -> None:
+        """End the process when it cannot join its group; while there is no assignment nothing else would notice."""
+        while not self.app.should_stop:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self._thread.check()
+            except KafkaError as error:
+                if not self.app.should_stop:
+                    exits.leave(exits.KAFKA, f"cannot join the consumer group: {error!r}")
+
     # -- from the client to the agent
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
@@ -126,8 +137,6 @@ class ChunkConsumer(driver.Consumer):
 
     async def _next_chunks(self) -> list[Chunk]:
         if not self.flow_active:
-            if not self.app.should_stop:
-                await self._thread.check()  # nothing is taken between assignments, which is where it would show
             await self._wait_for(self.can_resume_flow)
             return []
         if self._in_flight >= BUNDLES_IN_FLIGHT_MAX:

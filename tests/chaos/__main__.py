@@ -1,4 +1,7 @@
-"""``python -m tests.chaos --seed 7 --minutes 30``: round after round until the time is over, or one fails."""
+"""``python -m tests.chaos --seed 7 --minutes 30``: round after round until the time is over, or one fails.
+
+At last, `headrace up` is killed whole as often as there were rounds to be.
+"""
 
 import logging
 import math
@@ -11,7 +14,8 @@ from pathlib import Path
 
 import click
 
-from tests.chaos import checker, report, rounds, schedule
+from tests.chaos import checker, report, rounds, schedule, up_killed
+from tests.chaos.journal import Journal
 from tests.chaos.rounds import Result
 from tests.chaos.system import System
 
@@ -33,6 +37,8 @@ def main(seed: int | None, minutes: float, report_file: Path | None) -> None:
     try:
         with System(folder) as system:
             good = _go_on(system, seed, minutes, results)
+        if good:
+            good = _kill_up(folder / "up", seed, _rounds_min(minutes), results)
     finally:
         click.echo(report.text(results))
         if report_file is not None:
@@ -46,19 +52,36 @@ def _go_on(system: System, seed: int, minutes: float, results: list[Result]) -> 
     """Run rounds, of as many seeds derived from `seed`; whether all were good."""
     until = time.monotonic() + 60 * minutes
     number = 0
-    while number < max(1, math.ceil(minutes / _ROUND_MINUTES)) or time.monotonic() < until:
+    while number < _rounds_min(minutes) or time.monotonic() < until:
         own = seed * 1_000 + number
         click.echo(f"round {number}, seed {own}")
         result, journal = rounds.run(system, own, schedule.decks(number), [schedule.LAST])
         results.append(result)
         click.echo(f"round {number}: {result.records} records, {len(result.outcomes)} faults")
-        if result.problems:
-            journal.save(system.folder / f"journal-{own}.ndjson")
-            click.echo(checker.explain(result.problems))
-            click.echo(f"round {number} of seed {seed} FAILED; its logs and its senders' journal: {system.folder}")
+        if not _is_good(result, journal, system.folder):
             return False
         number += 1
     return True
+
+
+def _kill_up(folder: Path, seed: int, times: int, results: list[Result]) -> bool:
+    with up_killed.started(folder / "data") as stack:
+        result, journal = up_killed.run(stack, seed * 1_000 + 999, times)
+    results.append(result)
+    return _is_good(result, journal, folder)
+
+
+def _is_good(result: Result, journal: Journal, folder: Path) -> bool:
+    if not result.problems:
+        return True
+    journal.save(folder / f"journal-{result.seed}.ndjson")
+    click.echo(checker.explain(result.problems))
+    click.echo(f"FAILED with seed {result.seed}; the logs and the senders' journal: {folder}")
+    return False
+
+
+def _rounds_min(minutes: float) -> int:
+    return max(1, math.ceil(minutes / _ROUND_MINUTES))
 
 
 if __name__ == "__main__":

@@ -207,7 +207,8 @@ def test_without_its_topics_a_worker_ends_with_one_line_that_says_so(rig: Rig) -
     assert "headrace migrate" in rig.log()
 
 
-def test_a_worker_that_cannot_join_its_group_again_ends_at_once(rig: Rig) -> None:
-    rig.start("w0", TEST_FAIL_SYNC="2")
-    rig.start("w1", wait=False)  # has the group's members join again
-    assert rig.workers["w0"].wait(30) == exits.KAFKA  # well before the watchdog would end it
+@pytest.mark.parametrize("joining", ["1", "2"], ids=["the first time", "again"])
+def test_a_worker_that_cannot_join_its_group_ends_at_once(rig: Rig, joining: str) -> None:
+    worker = rig.start("w0", wait=joining != "1", TEST_FAIL_SYNC=joining)
+    rig.start("w1", wait=False)  # has all members join again
+    assert worker.wait(30) == exits.KAFKA  # well before the watchdog would end it
