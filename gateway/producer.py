@@ -59,7 +59,7 @@ class Batch:
 
 
 async def settled(batches: Collection[Batch], timeout_s: float) -> None:
-    """Wait until each batch is acknowledged or lost, `timeout_s` at most. A fifth of the cost of `asyncio.wait`."""
+    """Wait until each batch is acknowledged or lost, `timeout_s` at most; `asyncio.wait` does more than that."""
     loop = asyncio.get_running_loop()
     over = loop.create_future()
     pending = len(batches)
