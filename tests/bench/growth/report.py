@@ -27,9 +27,11 @@ def markdown(measured: Mapping[int, Mapping[str, Any]]) -> str:
     head = ["", *(f"{size:,} events" for size in sizes), "last ÷ first"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for title, (part, name) in _LINES:
+        if not all(part in measured[size] for size in sizes):
+            continue  # a step that was cut short: the other lines stand all the same
         values = [measured[size][part][name] for size in sizes]
         lines.append(_line(title, [f"{value:,.1f}" for value in values], values))
-    for page in ("first", "100th"):
+    for page in ("first", "100th") if all("lists" in measured[size] for size in sizes) else ():
         for share in ("p50", "p99"):
             slowest = [max(each[page][share] for each in _lists(measured[size], page)) for size in sizes]
             title = f"{page} page, {share} of the slowest list, ms"
@@ -42,11 +44,11 @@ def markdown(measured: Mapping[int, Mapping[str, Any]]) -> str:
         "| list | page | p50 | p99 |",
         "|---|---|---|---|",
     ]
-    pages = [(list_, page, each) for list_, found in largest["lists"].items() for page, each in found.items()]
+    pages = [(list_, page, each) for list_, found in largest.get("lists", {}).items() for page, each in found.items()]
     for list_, page, each in sorted(pages, key=lambda one: -one[2]["p50"])[:20]:
         lines.append(f"| {list_} | {page} | {each['p50']:.1f} | {each['p99']:.1f} |")
     lines += ["", f"Bytes an event on disk at {sizes[-1]:,} events:", "", "| | bytes |", "|---|---|"]
-    lines += [f"| {name} | {value:.0f} |" for name, value in largest["bytes"].items()]
+    lines += [f"| {name} | {value:.0f} |" for name, value in largest.get("bytes", {}).items()]
     return "\n".join(lines) + "\n"
 
 
