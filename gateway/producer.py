@@ -209,6 +209,8 @@ class Producer:
 
     def _settle(self, lane: _Lane, batch: Batch, error: BaseException | None) -> None:
         """The batch is in the log, or it is not known to be."""
+        if lane.sent is not batch:  # given up with its client; whatever became of it, its requests have been answered
+            return
         lane.sent = None
         records = batch.builder.record_count()
         self.in_flight_events -= records
@@ -239,8 +241,15 @@ class Producer:
                 log.warning("kafka cannot be reached", kafka=self._settings.kafka, reason=self._unreachable)
             finally:
                 self._kafka = None
-                await _close(client)
+                if not await _close(client):
+                    self._give_up_sent()
             await asyncio.sleep(_RESTART_PAUSE_S)
+
+    def _give_up_sent(self) -> None:
+        """Settle what a client was at that is no more: nothing else ever would, and its lanes would stand still."""
+        for lane in self._lanes.values():
+            if lane.sent is not None:
+                self._settle(lane, lane.sent, KafkaUnreachableError("its client was given up"))
 
     async def _pause_or_failure(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -261,8 +270,15 @@ def _error(delivery: "asyncio.Future[Any]") -> BaseException | None:
     return asyncio.CancelledError() if delivery.cancelled() else delivery.exception()
 
 
-async def _close(client: AIOKafkaProducer) -> None:
+async def _close(client: AIOKafkaProducer) -> bool:
+    """Close `client`, in order if Kafka lets it; False where its batches were left behind."""
     try:
         await asyncio.wait_for(client.stop(), _STOP_S)
     except (TimeoutError, KafkaError) as error:
         log.warning("kafka producer did not close cleanly", reason=repr(error))
+        # It waits for its batches before it ends anything: what sends them must end all the same.
+        await client.client.close()
+        with contextlib.suppress(TimeoutError, KafkaError):
+            await asyncio.wait_for(client._sender.close(), _STOP_S)  # noqa: SLF001 - there is no other way to it
+        return False
+    return True

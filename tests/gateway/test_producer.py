@@ -281,3 +281,29 @@ async def test_a_frozen_broker_is_waited_out_and_has_each_record_once(
         await acknowledged(batches)
         assert producer.in_flight_events == 0
     assert len(await read_all(kafka, topic)) == 20
+
+
+@pytest.mark.chaos
+async def test_what_a_client_leaves_behind_is_given_up_and_its_partition_goes_on(
+    running_backend: Backend, kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "kafka" not in running_backend.processes:
+        return  # in a container: not ours to freeze
+    monkeypatch.setattr("gateway.producer._STOP_S", 0.5)
+    pid = running_backend.processes["kafka"].pid
+    async with producing(kafka) as producer:
+        await acknowledged(producer.append(records_of(10)))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            batches = producer.append(records_of(1))
+            await asyncio.sleep(0.1)
+            producer._failed.set()  # noqa: SLF001 - as another partition's lost batch does
+            with pytest.raises(NotAcknowledgedError):
+                await asyncio.wait_for(asyncio.shield(batches[0].acknowledged), WAIT_S)
+            assert producer.in_flight_events == 0
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await until_connected(producer)
+        await acknowledged(producer.append(records_of(10)))
+        assert producer.in_flight_events == 0
+    assert len(await read_all(kafka, topic)) in (20, 21), "nobody knows of the one that was given up"
