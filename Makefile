@@ -10,7 +10,7 @@ MINUTES ?= 30
 OUTAGE_S ?= 620
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos outage bench bench-growth check lock docs clean
+.PHONY: help setup run test test-long chaos outage bench bench-growth check lock docs clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,8 +20,11 @@ setup: $(VENV)/.ready ## Make .venv and download everything; starts nothing
 run: setup ## Bring everything up, play the sample batch, stay until Ctrl-C (DATA=folder PORT=8080)
 	@$(BIN)/headrace up --data '$(DATA)' --port '$(PORT)' --sample tests/data/sample-batch.json
 
-test: setup ## Run every test
-	@$(BIN)/pytest
+test: setup ## Run the tests: a quarter of an hour on two cores
+	@$(BIN)/pytest -m 'not long'
+
+test-long: setup ## Run the tests that the others stand for, too long for every change
+	@$(BIN)/pytest -m long
 
 chaos: setup ## Load, faults and a checker, on and on (SEED=7 MINUTES=30 REPORT=file.json)
 	@$(BIN)/python -m tests.chaos --seed '$(SEED)' --minutes '$(MINUTES)' $(if $(REPORT),--report '$(REPORT)')

@@ -21,6 +21,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield started
 
 
+@pytest.mark.long
 def test_a_killed_workers_partitions_are_taken_over_within_20_s(system: System) -> None:
     """One fault alone: the worker is not started again before the other one must have its partitions."""
     result, _ = rounds.run(system, 20_001, [Deck("worker", [faults_workers.AWAY], ["worker-0"])], failing=False)

@@ -107,7 +107,7 @@ def test_missing_topic_and_other_settings(stack: Stack) -> None:
     done = doctor(stack, "--json", group=group, replication_factor="3")
     told = faults(done)
     assert ("fail", "topic", f"{name} has {PARTITIONS + 1} partitions, HEADRACE_PARTITIONS is {PARTITIONS}") in told
-    assert ("fail", "topic", f"{name}: cleanup.policy is delete, meant to be compact") in told
+    assert ("fail", "topic", f"{name}: cleanup.policy is delete, meant to be compact,delete") in told
     assert ("warn", "topic", f"{name}: min.insync.replicas is 1, meant to be 2") in told
     assert ("warn", "topic", f"{name} has 1 replica(s), HEADRACE_REPLICATION_FACTOR is 3") in told
     assert [found for _, name, found in told if name == "kafka"] == [f"{stack.kafka} answers, 1 broker(s)"]
