@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(420)
 def test_the_suite_measures_and_keeps_what_it_saw(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.bench", "--tiny", "--results", str(tmp_path)]

@@ -10,6 +10,7 @@ from tests.chaos.checker import explain
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_up_again_after_every_process_was_killed(tmp_path: Path) -> None:
     with up_killed.started(tmp_path / "data") as stack:

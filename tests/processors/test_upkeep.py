@@ -187,9 +187,8 @@ async def test_a_claim_outlives_its_events_commit_by_the_grace(bare_stack: Stack
         assert ids[1] in _claimed(url, ids), "its event is not there yet"
         with psycopg.connect(url) as slow:
             columns = ", ".join(COLUMNS)
-            slow.execute(
-                f"create temporary table copied as select {columns} from headrace.events where id = %s", [ids[0]]
-            )  # noqa: S608
+            first = f"select {columns} from headrace.events where id = %s"  # noqa: S608
+            slow.execute(f"create temporary table copied as {first}", [ids[0]])
             slow.execute("update copied set id = %s, created_at = created_at - interval '1 hour'", [ids[1]])
             slow.execute(f"insert into headrace.events ({columns}) select * from copied")  # noqa: S608
             await asyncio.sleep(2 * GRACE_S)
