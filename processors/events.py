@@ -231,13 +231,7 @@ def _written(
     letters: list[BadRecord],
     now: datetime,
 ) -> Written:
-    processed = outbox.processed_text(now)
-    statuses = [
-        outbox.status_record(one.job_arrival, one.status, one.error_code, processed)
-        for one in attempted
-        if one.status in store.FINAL
-    ]
-    written = Written({}, statuses, letters, retries=len(attempted) - len(statuses))
+    written = outbox.written(attempted, letters, now)
     for repeat in plan.repeats.values():
         written.duplicates += repeat.duplicates
         written.conflicts += len(repeat.conflicts)

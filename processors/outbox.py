@@ -1,11 +1,12 @@
 """What the processors tell Kafka: final statuses and dead letters. At least once: again when a chunk is read again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 
 from msgspec import json
 
+from processors.attempts import Attempted
 from processors.ports import Outgoing
 from processors.records import Arrival, BadRecord, record_time
 from processors.store import FINAL, Standing
@@ -37,6 +38,17 @@ def status_record(arrival: Arrival, status: str, error_code: str | None, process
 def _status_end(status: str, error_code: str | None, processed_at: str) -> bytes:
     """What the status records of one bundle have in common."""
     return _encode({"status": status, "error_code": error_code, "processed_at": processed_at})[1:]
+
+
+def written(attempted: Sequence[Attempted], letters: list[BadRecord], now: datetime) -> Written:
+    """What attempts that ended `now` leave to be told; those that are to be made again are only counted."""
+    processed = processed_text(now)
+    statuses = [
+        status_record(one.job_arrival, one.status, one.error_code, processed)
+        for one in attempted
+        if one.status in FINAL
+    ]
+    return Written({}, statuses, letters, retries=len(attempted) - len(statuses))
 
 
 def processed_text(processed_at: datetime | None) -> str:

@@ -91,13 +91,7 @@ class Retries:
         letters += [one.letter() for one in attempted if one.failed]
         await store.add_dead_letters(connection, [*read.bad, *letters])
         await store.note_progress(connection, read.progress_of(tries))
-        processed = outbox.processed_text(now)
-        statuses = [
-            outbox.status_record(one.job_arrival, one.status, one.error_code, processed)
-            for one in attempted
-            if one.status in store.FINAL
-        ]
-        written = Written({}, statuses, letters, retries=len(attempted) - len(statuses))
+        written = outbox.written(attempted, letters, now)
         _tell_again(written, judged)
         return written
 

@@ -9,6 +9,7 @@ SEED = 20_260_101
 _SHAPES = 997  # a prime, so that program and shape do not go together
 _KEY_DIGITS = 12
 _ITEMS = 3
+_USERS = 100  # of each program
 
 KEY_MARK = b'"idempotency_key":"bench-'
 """What stands before the digits of an event's number, in an event and in its status record."""
@@ -59,10 +60,11 @@ def _tail(rng: random.Random) -> bytes:
         "note": "".join(rng.choices("abcdefghij klmnopq", k=24)),
         "order_id": f"order-{rng.randrange(10**8):08}",
     }
-    moment = f"2026-01-{rng.randrange(1, 3):02}T{rng.randrange(24):02}:{rng.randrange(60):02}:{rng.randrange(60):02}"
+    # Within two hours: a stream is sent about when it happens.
+    moment = f"2026-01-01T{rng.randrange(10, 12):02}:{rng.randrange(60):02}:{rng.randrange(60):02}"
     members = {
         "event_timestamp": f"{moment}.{rng.randrange(1, 999):03}Z",
-        "external_id": f"user-{rng.randrange(500)}",
+        "external_id": f"user-{rng.randrange(_USERS)}",
         "event_data": data,
     }
     return b'",' + json.dumps(members, separators=(",", ":")).encode()[1:]
