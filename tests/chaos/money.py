@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from schemas.kafka import partition_of
-from tests.model import Payload
+from tests.model import Payload, Sent
 from tests.traffic import Traffic
 
 ATTEMPTS_MAX = 6
@@ -17,10 +17,25 @@ _ACCOUNTS = 20
 class Money(Traffic):
     """Traffic whose events move an amount between two accounts; a few fail, now and then or for good."""
 
-    def __init__(self, seed: int, programs: Sequence[str], door: Literal["http", "kafka"], *, failing: bool) -> None:
-        """`failing`: whether a few events fail at their first attempts."""
+    def __init__(
+        self,
+        seed: int,
+        programs: Sequence[str],
+        door: Literal["http", "kafka"],
+        *,
+        failing: bool,
+        only_new: bool = False,
+    ) -> None:
+        """`failing`: whether a few events fail at their first attempts. `only_new`: nothing repeats."""
         super().__init__(seed, programs, door)
         self._failing = failing
+        self.only_new = only_new
+
+    def make(self, count: int, duplicates: float, conflicts: float, earlier: Sequence[Sent] = ()) -> list[Sent]:
+        """`count` sends; see :class:`tests.traffic.Traffic`."""
+        if self.only_new:
+            return super().make(count, 0, 0)
+        return super().make(count, duplicates, conflicts, earlier)
 
     def _new(self) -> Payload:
         rng = self._random

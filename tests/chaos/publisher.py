@@ -68,7 +68,7 @@ class Publisher(threading.Thread):
             self._journal.sending(sent)
             key = str(sent.payload["program_id"]).encode()
             records.append(_Record(key, self._traffic.spell(sent.payload).encode(), sent))
-        if rng.random() < 0.2:
+        if rng.random() < 0.2 and not self._traffic.only_new:
             records.append(self._garbage())
         return records
 

@@ -61,8 +61,10 @@ class Target(Protocol):
 class Load:
     """The senders of a round."""
 
-    def __init__(self, system: Target, journal: Journal, seed: int, *, failing: bool = True) -> None:
-        """`failing`: a few events fail at first, or for good."""
+    def __init__(
+        self, system: Target, journal: Journal, seed: int, *, failing: bool = True, only_new: bool = False
+    ) -> None:
+        """`failing`: a few events fail at first, or for good. `only_new`: nothing repeats, all can be read."""
         self.programs: list[str] = []
         self._senders: list[HttpSender | Publisher] = []
         for number in range(SENDERS + PUBLISHERS):
@@ -70,7 +72,9 @@ class Load:
             programs = money.spread_programs(own, PARTITIONS, _PROGRAMS_EACH)
             self.programs += programs
             door = "http" if number < SENDERS else "kafka"
-            traffic = money.Money(own, programs, "http" if number < SENDERS else "kafka", failing=failing)
+            traffic = money.Money(
+                own, programs, "http" if number < SENDERS else "kafka", failing=failing, only_new=only_new
+            )
             self._senders.append(
                 HttpSender(number, system.urls, system.api_key, journal, traffic)
                 if door == "http"
@@ -97,12 +101,18 @@ class Load:
 
 
 def run(
-    system: System, seed: int, decks: Sequence[Deck], last: Sequence[Deck] = (), *, failing: bool = True
+    system: System,
+    seed: int,
+    decks: Sequence[Deck],
+    last: Sequence[Deck] = (),
+    *,
+    failing: bool = True,
+    only_new: bool = False,
 ) -> tuple[Result, Journal]:
     """Send, strike, wait until all is processed, check."""
     journal = Journal()
     before = evidence.marks(system.kafka, system.database_url)
-    load = Load(system, journal, seed, failing=failing)
+    load = Load(system, journal, seed, failing=failing, only_new=only_new)
     load.start()
     time.sleep(_WARM_S)
     outcomes, problems = _strike(system, journal, seed, decks)

@@ -74,7 +74,8 @@ GATEWAY_LOSES_KAFKA = Deck(
     "gateway", [Fault("gateway loses Kafka and its life", _lose_what_kafka_has_not)], ["gateway-0"]
 )
 
-_run = partial(rounds.run, failing=False)
+# Only new events: a chunk that is lost or done twice can then be no repeat, whose loss would break another promise.
+_run = partial(rounds.run, failing=False, only_new=True)
 
 
 def _broken_promises(result: rounds.Result) -> set[str]:

@@ -22,7 +22,7 @@ from tests.stack import wait_until
 SENDERS = 4
 LOAD_S = 2.0
 
-pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+pytestmark = [pytest.mark.slow, pytest.mark.chaos, pytest.mark.long]
 
 
 def _headrace(*arguments: str) -> "subprocess.CompletedProcess[str]":
