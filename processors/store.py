@@ -75,7 +75,11 @@ async def insert_events(connection: Connection, rows: Sequence[Row], now: dateti
     if not rows:
         return
     async with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-        await copy.write(encode_rows(rows, now))
+        await copy.write(encode_rows(sorted(rows, key=_program), now))
+
+
+def _program(row: Row) -> bytes:
+    return row.arrival.event.program.packed
 
 
 async def count_repeats(connection: Connection, repeats: Mapping[bytes, Repeat], now: datetime) -> None:

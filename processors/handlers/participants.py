@@ -21,38 +21,34 @@ _REMEMBERED_MAX = 65_536
 # Names of participants cannot meet those of events: an idempotency key is never this long.
 _NAME_PREFIX = "participant:" + " " * 256
 
-# Rows are added in one order by all, so that two workers never wait for each other in a circle. `settled`: not written
-# by this transaction, whose own rows bear its time.
-_CREATE = """
-with input as materialized (
-    select n, program_id, participant_id, external_id, first_event_id
-    from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[], %(events)s::uuid[])
-         with ordinality as u (program_id, participant_id, external_id, first_event_id, n)
-),
-known as materialized (
-    select i.n, p.participant_id, coalesce(p.named_at, p.created_at) <> now() as settled
-    from input i join headrace.participants p on p.program_id = i.program_id and p.external_id = i.external_id
-    union all
-    select i.n, p.participant_id, p.created_at <> now()
-    from input i join headrace.participants p on p.program_id = i.program_id and p.participant_id = i.participant_id
-    where i.external_id is null
-),
-created as (
-    insert into headrace.participants (program_id, participant_id, external_id, first_event_id, created_at)
-    select program_id, participant_id, external_id, first_event_id, now() from input i
-    where not exists (select from known k where k.n = i.n)
-    order by program_id, participant_id, n
-    on conflict do nothing
-    returning program_id, participant_id, external_id
-)
-select i.n, k.participant_id::text, k.settled
-from input i left join known k using (n)
-where k.n is not null
-   or not exists (
-       select from created c
-       where c.program_id = i.program_id and c.participant_id = i.participant_id
-         and c.external_id is not distinct from i.external_id
-   )
+# One index lookup a name, whatever the planner believes of the table: a plan made while it was small is kept for long.
+# `settled`: not written by this transaction, whose own rows bear its time.
+_LOOK = """
+select i.n, p.participant_id::text, p.settled
+from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[])
+     with ordinality as i (program_id, participant_id, external_id, n)
+cross join lateral (
+    select participant_id, coalesce(named_at, created_at) <> now() as settled from headrace.participants
+    where i.external_id is not null and program_id = i.program_id and external_id = i.external_id limit 1
+) p
+union all
+select i.n, p.participant_id::text, p.settled
+from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[])
+     with ordinality as i (program_id, participant_id, external_id, n)
+cross join lateral (
+    select participant_id, created_at <> now() as settled from headrace.participants
+    where i.external_id is null and program_id = i.program_id and participant_id = i.participant_id limit 1
+) p
+"""
+
+# Rows are added in one order by all, so that two workers never wait for each other in a circle.
+_ADD = """
+insert into headrace.participants (program_id, participant_id, external_id, first_event_id, created_at)
+select program_id, participant_id, external_id, first_event_id, now()
+from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[], %(events)s::uuid[])
+     with ordinality as u (program_id, participant_id, external_id, first_event_id, n)
+order by program_id, participant_id, n
+on conflict do nothing
 """
 
 _NAME_THE_NAMELESS = """
@@ -133,22 +129,33 @@ async def participants(jobs: Sequence[Job], connection: AsyncConnection[Any]) ->
     decided: dict[tuple[str, str | None], str] = {}
     sights = _sights(jobs, decided)
     decided |= {(sight.program, sight.external): sight.participant for sight in sights}
-    if sights:
-        cursor = await connection.execute(_CREATE, _columns(sights))
-        nameless: list[_Sight] = []
-        for number, participant, settled in await cursor.fetchall():
-            sight = sights[number - 1]
-            if participant is None:
-                nameless.append(sight)
-                continue
-            decided[sight.program, sight.external] = participant
-            if settled:
-                _known.remember(sight, participant)
-        # Their row is there, under another name or under none.
-        nameless = [sight for sight in nameless if sight.told and sight.external is not None]
-        if nameless:
-            await connection.execute(_NAME_THE_NAMELESS, _columns(nameless))
+    new = await _look(sights, decided, connection)
+    if new:
+        added = await connection.execute(_ADD, _columns(new))
+        if added.rowcount < len(new):
+            # Somebody else's row stands already: under the same name, another one, or none.
+            nameless = await _look(new, decided, connection)
+            nameless = [sight for sight in nameless if sight.told and sight.external is not None]
+            if nameless:
+                await connection.execute(_NAME_THE_NAMELESS, _columns(nameless))
     return [_result(job, decided) for job in jobs]
+
+
+async def _look(
+    sights: Sequence[_Sight], decided: dict[tuple[str, str | None], str], connection: AsyncConnection[Any]
+) -> list[_Sight]:
+    """The sights that Postgres knows nothing of. What it knows goes into `decided`; what is settled is remembered."""
+    if not sights:
+        return []
+    cursor = await connection.execute(_LOOK, _columns(sights))
+    found: set[int] = set()
+    for number, participant, settled in await cursor.fetchall():
+        found.add(number)
+        sight = sights[number - 1]
+        decided[sight.program, sight.external] = participant
+        if settled:
+            _known.remember(sight, participant)
+    return [sight for number, sight in enumerate(sights, 1) if number not in found]
 
 
 def _result(job: Job, decided: dict[tuple[str, str | None], str]) -> dict[str, str] | None:
