@@ -30,7 +30,10 @@ from processors.fetch import ChunkTaker
 SCHEME = "headrace"
 
 BUNDLES_IN_FLIGHT_MAX = 3
-"""Bundles of chunks taken and not yet done with: as many as there are stages. More would only make them smaller."""
+"""Bundles of chunks taken and not yet done with: as many as there are stages. Where the last one was not large, records
+gather until it is done with, as in Nagle's algorithm (RFC 896): more of them then share what a bundle itself costs."""
+_LARGE = 0.5
+"""Of the most records that a bundle takes."""
 POLL_S = 0.2
 """Longest wait for records before the loop looks again at what changed around it."""
 FETCH_WAIT_MS = 100
@@ -102,6 +105,7 @@ class ChunkConsumer(driver.Consumer):
         self.ledger = Ledger()
         self.chunk_records_max = 2_000
         self._in_flight = 0
+        self._last_was_large = False
         self._ack_event = asyncio.Event()
         super().__init__(*args, **kwargs)
 
@@ -139,7 +143,7 @@ class ChunkConsumer(driver.Consumer):
         if not self.flow_active:
             await self._wait_for(self.can_resume_flow)
             return []
-        if self._in_flight >= BUNDLES_IN_FLIGHT_MAX:
+        if self._in_flight >= (BUNDLES_IN_FLIGHT_MAX if self._last_was_large else 1):
             self._ack_event.clear()
             await self._wait_for(self._ack_event)
             return []
@@ -171,6 +175,7 @@ class ChunkConsumer(driver.Consumer):
         if not bundle:
             return changelogs
         self._in_flight += 1
+        self._last_was_large = sum(len(chunk.records) for chunk in bundle) >= _LARGE * self.chunk_records_max
         return [*changelogs, bundle]
 
     def _note(self, chunk: Chunk) -> Chunk | None:

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from processors.handling import Job
 from schemas.identity import event_id, uuid_text
 
-_REMEMBERED_MAX = 65_536
+_REMEMBERED_MAX = 131_072
 
 # Names of participants cannot meet those of events: an idempotency key is never this long.
 _NAME_PREFIX = "participant:" + " " * 256

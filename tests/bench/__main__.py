@@ -79,20 +79,19 @@ def keep(report: Report, folder: Path) -> Path:
 
 @click.group(invoke_without_command=True)
 @click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="Measure this part (can be repeated).")
-@click.option("--start-up-keys", default=Sizes().start_up_keys, show_default=True, help="Keys in the worker's table.")
 @click.option(
     "--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Where to keep it."
 )
 @click.option("--tiny", is_flag=True, help="Much too little to measure: only to see that it works.")
 @click.pass_context
-def main(context: click.Context, only: tuple[str, ...], start_up_keys: int, results: Path, *, tiny: bool) -> None:
+def main(context: click.Context, only: tuple[str, ...], results: Path, *, tiny: bool) -> None:
     """Measure what an event costs, print one table, and keep it by date."""
     if context.invoked_subcommand:
         return
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of topics so new that they have no leader yet
     for number in (signal.SIGINT, signal.SIGTERM):  # everything is stopped and removed then too
         signal.signal(number, _interrupt)
-    sizes = TINY if tiny else msgspec.structs.replace(Sizes(), start_up_keys=start_up_keys)
+    sizes = TINY if tiny else Sizes()
     report = run([name for name in PARTS if not only or name in only], sizes, lambda text: click.echo(text, err=True))
     click.echo(table(report))
     click.echo(f"\n{report.seconds:.0f} s; kept as {keep(report, results)}")

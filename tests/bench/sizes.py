@@ -16,7 +16,7 @@ class Sizes(msgspec.Struct, frozen=True):
     step_s: float = 5.0
     hold_s: float = 60.0
     latency_s: float = 20.0
-    start_up_keys: int = 1_000_000
+    start_up_keys: tuple[int, ...] = (1_000_000, 5_000_000)
 
 
 TINY = Sizes(
@@ -30,5 +30,5 @@ TINY = Sizes(
     step_s=1.0,
     hold_s=1.0,
     latency_s=1.0,
-    start_up_keys=5_000,
+    start_up_keys=(5_000,),
 )
