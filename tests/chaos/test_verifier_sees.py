@@ -98,6 +98,7 @@ def test_acknowledging_before_postgres_commits_is_seen(system: System) -> None:
     assert {ROW, ONCE} <= _broken_promises(result)
 
 
+@pytest.mark.long
 def test_forgetting_who_owns_a_key_is_seen(system: System) -> None:
     _start_over(system, worker=broken.FORGETFUL)
     result, _ = _run(system, 3, [KILLED_AFTER_COMMIT])
@@ -105,12 +106,14 @@ def test_forgetting_who_owns_a_key_is_seen(system: System) -> None:
     assert any("has 2 rows" in problem.detail for problem in result.problems)
 
 
+@pytest.mark.long
 def test_committing_what_is_fetched_is_seen(system: System) -> None:
     _start_over(system, worker=broken.COMMITS_WHAT_IS_FETCHED)
     result, _ = _run(system, 4, [KILLED_BEFORE_COMMIT])
     assert {ROW, ONCE} <= _broken_promises(result)
 
 
+@pytest.mark.long
 def test_answering_without_acknowledgement_is_seen(system: System) -> None:
     _start_over(system, gateway=broken.WAITS_FOR_NO_ACKS)
     result, _ = _run(system, 5, [GATEWAY_LOSES_KAFKA])
