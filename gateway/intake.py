@@ -34,7 +34,8 @@ from schemas.settings import Settings
 from schemas.timestamps import timestamp_text
 
 _RETRY_AFTER = {"Retry-After": "1"}
-_DEFERRED = {"Idempotency-Check": "deferred"}
+_JSON = (b"content-type", b"application/json")
+_DEFERRED = (b"idempotency-check", b"deferred")
 
 # W3C Trace Context. Anything else is dropped, as it goes into every record of the request.
 _is_traceparent = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
@@ -149,7 +150,7 @@ async def post_batch(request: Request) -> Response:
     taken = await intake.take_in(items, request.headers.get("traceparent"))
     if all(isinstance(item, Refusal) and item.code is errors.UNAVAILABLE for item in taken.items):
         raise _unavailable()
-    return _answer(_encode(ingest.answer_batch(taken.items, taken.owners)), taken)
+    return _Answer(_encode(ingest.answer_batch(taken.items, taken.owners)), deferred=taken.deferred)
 
 
 async def post_event(request: Request) -> Response:
@@ -162,7 +163,7 @@ async def post_event(request: Request) -> Response:
     taken = await intake.take_in([item], request.headers.get("traceparent"))
     item = taken.items[0]
     if isinstance(item, Event):
-        return _answer(_encode(ingest.answer_event(item, taken.owners[item.id].status)), taken)
+        return _Answer(_encode(ingest.answer_event(item, taken.owners[item.id].status)), deferred=taken.deferred)
     if item.code is errors.UNAVAILABLE:
         raise _unavailable()
     fields = [field_error(item.field, item.message.removeprefix(f"{item.field}: "))] if item.field else []
@@ -181,8 +182,16 @@ def _unavailable() -> ApiError:
     return ApiError(errors.UNAVAILABLE, message, headers=_RETRY_AFTER)
 
 
-def _answer(content: bytes, taken: TakenIn) -> Response:
-    return Response(content, media_type="application/json", headers=_DEFERRED if taken.deferred else None)
+class _Answer(Response):
+    """A 200 in JSON. Its headers stand here as they travel: Starlette would look at each of them several times."""
+
+    def __init__(self, content: bytes, *, deferred: bool) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = content
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), _JSON]
+        if deferred:
+            self.raw_headers.append(_DEFERRED)
 
 
 def routes() -> list[Route]:

@@ -17,10 +17,11 @@ import httptools
 import msgspec
 import structlog
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway import metrics
+from gateway.bodies import BODY_IS_HERE
 from gateway.identify import new_request_id
 from gateway.problems import ErrorAnswer
 from schemas.errors import INVALID_REQUEST, REQUEST_TIMEOUT, UNAVAILABLE, ErrorCode
@@ -34,6 +35,8 @@ LINGER_S = 1.0  # between a refusal and the end of its connection, so that the c
 
 _FILES_FOR_OTHERS = 100  # descriptors that are not a client's connection
 _FIELD_OVERHEAD_BYTES = 4  # ": " and the line end
+
+_CONTINUE = b"HTTP/1.1 100 "
 
 _log = structlog.get_logger("headrace.gateway")
 
@@ -53,21 +56,20 @@ def connections_max() -> int:
 class _OneWrite:
     """The transport as a response sees it: its head waits for the beginning of its body, for one system call less."""
 
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._cycle = cycle
         self._head: bytes | None = None
         self._head_is_out = False
 
     def write(self, data: bytes) -> None:
-        if self._head_is_out or not self._cycle.response_started:  # what comes before a head is `100 Continue`
-            self._transport.write(data)
-        elif self._head is None:
-            self._head = data
-        else:
+        if self._head is not None:
             self._head_is_out = True
             self._transport.write(self._head + data)
             self._head = None
+        elif self._head_is_out or data.startswith(_CONTINUE):
+            self._transport.write(data)
+        else:
+            self._head = data
 
     def close(self) -> None:
         if self._head is not None:
@@ -93,7 +95,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._headers_timeout_s = settings.headers_timeout_s
         self._timer: asyncio.TimerHandle | None = None  # of the head, or of the rest of a body; never both
         self._reading_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None  # in the loop's time
         self._between_messages = True
+        self._message_ended = False  # within what is being parsed
         self._in_head = True
         self._head_bytes = 0  # received
         self._field_bytes = 0  # parsed: a head that arrives in one piece is parsed before its size is looked at
@@ -111,22 +116,28 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave no timer behind."""
         self._stop_timer()
-        if self._reading_timer is not None:
-            self._reading_timer.cancel()
+        for timer in (self._reading_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse, within the limits on the head."""
         if self._refused:
             return
-        if self._between_messages and self._timer is None:  # also for bytes that begin no message, such as line ends
-            self._start_timer(self._headers_timeout_s, self._head_is_late)
         if self._in_head:
             self._head_bytes += len(data)
-        self._unset_keepalive_if_required()
+        self._idle_since = None
+        begins = self._between_messages
+        self._message_ended = False
         self._parse(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self._refused:
+        if not self._in_head or self._refused:
+            return
+        if self._head_bytes > HEAD_BYTES_MAX:
             self._refuse_large_head()
+        elif begins and not self._message_ended and self._timer is None:
+            # Also for bytes that begin no message, such as line ends. Most heads come whole and need no timer.
+            self._start_timer(self._headers_timeout_s, self._head_is_late)
 
     def on_message_begin(self) -> None:
         """A request's first byte is here."""
@@ -161,23 +172,31 @@ class BoundedProtocol(HttpToolsProtocol):
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before and self.scope["method"] != "HEAD":  # whose answer has no body to wait for
-            self.cycle.transport = _OneWrite(self.transport, self.cycle)  # type: ignore[assignment]  # all that it uses
+            self.cycle.transport = _OneWrite(self.transport)  # type: ignore[assignment]  # all that it uses
 
     def on_message_complete(self) -> None:
         """The request is here as a whole."""
         self._between_messages = True
         self._in_head = True
+        self._message_ended = True
         super().on_message_complete()
-        if self.cycle.response_complete and not self.pipeline:
+        if not self.cycle.response_complete:
+            self.scope[BODY_IS_HERE] = True  # type: ignore[literal-required]  # between ourselves
+        elif not self.pipeline:
             # The answer was first, and the data after it have stopped the time that an idle connection has.
             self._stop_timer()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._begin_to_idle()
 
     def on_response_complete(self) -> None:
-        """The answer is out, perhaps before the whole body was in."""
-        super().on_response_complete()
+        """The answer is out, perhaps before the whole body was in; the next request begins, if it is here already."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._begin_to_idle()
         if not self._between_messages and not self._in_head and self._timer is None:
             self._start_timer(DRAIN_S, self.transport.close)
 
@@ -226,6 +245,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         if framing and not self.cycle.response_complete:
             self.cycle.more_body = True  # the application has not run yet: it begins after this call
+            del self.scope[BODY_IS_HERE]  # type: ignore[misc]  # as above
             self.cycle.message_event.clear()
             self._between_messages = self._in_head = False
             self._rereading = True
@@ -271,6 +291,22 @@ class BoundedProtocol(HttpToolsProtocol):
         ]
         self.transport.write(b"".join([*head, body]))
         self._start_timer(LINGER_S, self.transport.close)
+
+    def _begin_to_idle(self) -> None:
+        """Give the client a while for its next request: one timer for many, which looks when the last one ended."""
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None:
+            return
+        rest_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if rest_s > 0:
+            self._idle_timer = self.loop.call_later(rest_s, self._end_if_idle)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _start_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         self._stop_timer()
