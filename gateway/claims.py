@@ -12,6 +12,7 @@ ids up among the events and claims those that are in neither table. Why it is wr
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, LiteralString, NamedTuple
 
@@ -99,7 +100,9 @@ class Claims:
         self._retry_at = 0.0
 
     async def claim(self, claims: Sequence[Claim]) -> dict[bytes, Owner]:
-        """The owner of each id; an id asked for first is owned by its own fingerprint.
+        """The owners of the ids that are not new, as far as anybody knows; every other id is owned by its own claim.
+
+        Requests that share a statement are told of each other's: of two payloads of one id the first owns it.
 
         Raises :class:`ClaimsUnavailableError` when Postgres does not answer within the timeout. From then on one
         request a second tries, and the others are told at once, so that an outage costs them their exact answer but
@@ -138,7 +141,7 @@ class Claims:
     async def _decide(self, batch: list[_Waiting]) -> None:
         first = {claim.id: claim for waiting in reversed(batch) for claim in reversed(waiting.claims)}
         try:
-            owners = await self._owners(first)
+            owners = _shared(batch, first) | await self._owners(first)
         except (psycopg.Error, OSError) as error:  # also: read-only after a failover, never migrated
             log.warning("claims deferred: postgres does not answer", reason=" ".join(repr(error).split()))
             self._failed = True
@@ -171,7 +174,6 @@ class Claims:
         parameters = _parameters(asked) | {"renew_after_s": self._renew_after_s}
         rows = await self._rows(_CLAIM, parameters, deadline)
         lost, leaned_on = [], []
-        owners.update({claim.id: Owner(claim.fingerprint, PENDING) for claim in asked})
         for number, fingerprint, status, aging in rows:
             claim = asked[number]
             if fingerprint is None:
@@ -200,6 +202,14 @@ class Claims:
                 async with connection.cursor(binary=True) as cursor:
                     await cursor.execute(statement, parameters, prepare=True)
                     return await cursor.fetchall()
+
+
+def _shared(batch: Sequence[_Waiting], first: dict[bytes, Claim]) -> dict[bytes, Owner]:
+    """The owners of the ids that are asked for several times at once: the first of each."""
+    if len(first) == sum([len(waiting.claims) for waiting in batch]):
+        return {}
+    times = Counter(claim.id for waiting in batch for claim in waiting.claims)
+    return {id_: Owner(first[id_].fingerprint, PENDING) for id_, count in times.items() if count > 1}
 
 
 def _give_up(waitings: Sequence[_Waiting], error: Exception) -> None:

@@ -16,6 +16,7 @@ from gateway.claims import Claim, Claims, ClaimsUnavailableError
 from gateway.database import Pool
 from gateway.ingest import Item, Owner, Refusal
 from gateway.key import Key
+from gateway.patience import Patience
 from gateway.problems import ApiError, field_error
 from gateway.producer import (
     Batch,
@@ -23,7 +24,6 @@ from gateway.producer import (
     KafkaUnreachableError,
     Producer,
     QueueFullError,
-    settled,
 )
 from gateway.programs import Programs
 from schemas import errors
@@ -51,6 +51,7 @@ class Intake:
         self.reader = EventReader(settings.max_event_bytes)
         self.producer = Producer(settings)
         self.claims = Claims(pool, settings.database_timeout_s, settings.claim_ttl_s / 2)
+        self.patience = Patience(settings.produce_timeout_ms / 1000)
         self._held_events = 0  # from before their claim until their answer
 
     async def start(self) -> None:
@@ -74,14 +75,16 @@ class Intake:
             return TakenIn(ingest.refuse_lost(items, set(range(len(items)))), {}, deferred=False)
         self._held_events += len(items)
         try:
-            owners, deferred = await self._owners(ingest.first_of_each(items))
+            owners, deferred = await self._owners(items)
             items = ingest.judge(items, owners)
             return TakenIn(ingest.refuse_lost(items, await self._produce(items, traceparent)), owners, deferred)
         finally:
             self._held_events -= len(items)
 
-    async def _owners(self, first: dict[bytes, Event]) -> tuple[dict[bytes, Owner], bool]:
-        """Each id's owner, and whether that answer is only the request's own (the processors will judge)."""
+    async def _owners(self, items: Sequence[Item]) -> tuple[dict[bytes, Owner], bool]:
+        """The owners of ids that are not new, and whether only the request itself was asked (processors will judge)."""
+        first = ingest.first_of_each(items)
+        within = ingest.owners_within(items, first)
         if self.settings.idempotency_check == "strict" and self.producer.partitions:
             claims = [
                 Claim(
@@ -90,24 +93,25 @@ class Intake:
                 for event in first.values()
             ]
             try:
-                return await self.claims.claim(claims), False
+                return within | await self.claims.claim(claims), False
             except ClaimsUnavailableError:
                 pass  # said to the client by a header, and judged by the processors
-        return ingest.owners_within(first), True
+        return within, True
 
     async def _produce(self, items: Sequence[Item], traceparent: str | None) -> set[int]:
         """Produce the events among the items; the indexes of those that were not acknowledged in time."""
-        indexes = [index for index, item in enumerate(items) if isinstance(item, Event)]
-        if not indexes:
-            return set()
         shared = _shared_headers(traceparent)
         records = [_record(item, shared) for item in items if isinstance(item, Event)]
+        if not records:
+            return set()
         try:
             batches = self.producer.append(records)
         except (QueueFullError, KafkaUnreachableError):
-            return set(indexes)
-        unacknowledged = await _unacknowledged(set(batches), self.settings.produce_timeout_ms / 1000)
-        return {index for index, batch in zip(indexes, batches, strict=True) if batch in unacknowledged}
+            return _indexes(items)
+        unacknowledged = await _unacknowledged(set(batches), self.patience)
+        if not unacknowledged:
+            return set()
+        return {index for index, batch in zip(sorted(_indexes(items)), batches, strict=True) if batch in unacknowledged}
 
 
 class TakenIn(msgspec.Struct):
@@ -130,8 +134,12 @@ def _record(event: Event, shared: list[tuple[str, bytes]]) -> tuple[bytes, bytes
     return event.program.key, event.record, hints
 
 
-async def _unacknowledged(batches: set[Batch], timeout_s: float) -> set[Batch]:
-    await settled(batches, timeout_s)
+def _indexes(items: Sequence[Item]) -> set[int]:
+    return {index for index, item in enumerate(items) if isinstance(item, Event)}
+
+
+async def _unacknowledged(batches: set[Batch], patience: Patience) -> set[Batch]:
+    await patience.settled(batches)
     return {batch for batch in batches if not batch.is_acknowledged()}
 
 
@@ -163,7 +171,9 @@ async def post_event(request: Request) -> Response:
     taken = await intake.take_in([item], request.headers.get("traceparent"))
     item = taken.items[0]
     if isinstance(item, Event):
-        return _Answer(_encode(ingest.answer_event(item, taken.owners[item.id].status)), deferred=taken.deferred)
+        return _Answer(
+            _encode(ingest.answer_event(item, ingest.status_of(item, taken.owners))), deferred=taken.deferred
+        )
     if item.code is errors.UNAVAILABLE:
         raise _unavailable()
     fields = [field_error(item.field, item.message.removeprefix(f"{item.field}: "))] if item.field else []

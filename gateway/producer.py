@@ -62,25 +62,32 @@ async def settled(batches: Collection[Batch], timeout_s: float) -> None:
     """Wait until each batch is acknowledged or lost, `timeout_s` at most; `asyncio.wait` does more than that."""
     loop = asyncio.get_running_loop()
     over = loop.create_future()
+    when_settled(batches, over)
+    timer = loop.call_later(timeout_s, end, over)
+    try:
+        await over
+    finally:
+        timer.cancel()
+
+
+def end(over: "asyncio.Future[None]") -> None:
+    """End `over` if it has not ended before."""
+    if not over.done():
+        over.set_result(None)
+
+
+def when_settled(batches: Collection[Batch], over: "asyncio.Future[None]") -> None:
+    """Have `over` end when each batch is acknowledged or lost, if it has not ended before."""
     pending = len(batches)
 
     def count(_: object) -> None:
         nonlocal pending
         pending -= 1
         if not pending:
-            end()
-
-    def end() -> None:
-        if not over.done():
-            over.set_result(None)
+            end(over)
 
     for batch in batches:
         batch.acknowledged.add_done_callback(count)
-    timer = loop.call_later(timeout_s, end)
-    try:
-        await over
-    finally:
-        timer.cancel()
 
 
 class _Lane:
