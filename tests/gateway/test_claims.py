@@ -14,6 +14,7 @@ from gateway import claims as module
 from gateway.claims import Claim, Claims, ClaimsUnavailableError
 from gateway.database import Pool, make_pool
 from gateway.ingest import PENDING, Owner
+from gateway.prepared import Row
 from schemas.settings import Settings
 from tests.gateway.proxy import Proxy, proxied
 from tests.gateway.rows import event_row, insert_events
@@ -186,7 +187,7 @@ async def test_the_loser_of_a_race_asks_again(pool: Pool, database_url: str, mon
     (id_,) = new_ids(1)
     asked = []
 
-    async def counted(*arguments: object) -> list[tuple[int, uuid.UUID | None, str | None]]:
+    async def counted(*arguments: object) -> list[Row]:
         asked.append(arguments)
         return await rows(*arguments)  # type: ignore[arg-type]
 
@@ -235,7 +236,7 @@ async def test_ids_are_asked_for_in_order(pool: Pool, monkeypatch: pytest.Monkey
     """Trap (a): two statements with the same ids in two orders would wait for each other."""
     asked: list[list[bytes]] = []
 
-    def spy(claims: list[Claim]) -> dict[str, bytes | str]:
+    def spy(claims: list[Claim]) -> list[bytes]:
         asked.append([claim.id for claim in claims])
         return parameters(claims)
 
@@ -248,7 +249,7 @@ async def test_ids_are_asked_for_in_order(pool: Pool, monkeypatch: pytest.Monkey
 async def test_a_flood_is_cut_into_statements(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def spy(claims: list[Claim]) -> dict[str, bytes | str]:
+    def spy(claims: list[Claim]) -> list[bytes]:
         sizes.append(len(claims))
         return parameters(claims)
 
@@ -266,7 +267,7 @@ async def test_large_records_of_many_requests_do_not_share_a_statement(
 ) -> None:
     sizes: list[int] = []
 
-    def spy(claims: list[Claim]) -> dict[str, bytes | str]:
+    def spy(claims: list[Claim]) -> list[bytes]:
         sizes.append(sum(len(claim.record) for claim in claims))
         return parameters(claims)
 
