@@ -16,15 +16,10 @@ from gateway.claims import Claim, Claims, ClaimsUnavailableError
 from gateway.database import Pool
 from gateway.ingest import Item, Owner, Refusal
 from gateway.key import Key
+from gateway.outgoing import Batch, Headers
 from gateway.patience import Patience
 from gateway.problems import ApiError, field_error
-from gateway.producer import (
-    Batch,
-    Headers,
-    KafkaUnreachableError,
-    Producer,
-    QueueFullError,
-)
+from gateway.producer import KafkaUnreachableError, Producer, QueueFullError
 from gateway.programs import Programs
 from schemas import errors
 from schemas.event import Event, EventReader
@@ -122,15 +117,15 @@ class TakenIn(msgspec.Struct):
     deferred: bool
 
 
-def _shared_headers(traceparent: str | None) -> list[tuple[str, bytes]]:
-    shared = [("received-at", timestamp_text(datetime.now(UTC)).encode())]
+def _shared_headers(traceparent: str | None) -> Headers:
+    shared: Headers = [("received-at", timestamp_text(datetime.now(UTC)).encode())]
     if traceparent is not None and _is_traceparent(traceparent):
         shared.append(("traceparent", traceparent.encode()))
     return shared
 
 
-def _record(event: Event, shared: list[tuple[str, bytes]]) -> tuple[bytes, bytes, Headers]:
-    hints = [("id", uuid_text(event.id).encode()), ("fingerprint", event.fingerprint.hex().encode()), *shared]
+def _record(event: Event, shared: Headers) -> tuple[bytes, bytes, Headers]:
+    hints: Headers = [("id", uuid_text(event.id).encode()), ("fingerprint", event.fingerprint.hex().encode()), *shared]
     return event.program.key, event.record, hints
 
 

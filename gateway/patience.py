@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Collection
 
-from gateway.producer import Batch, end, when_settled
+from gateway.outgoing import Batch, end, when_settled
 
 
 class Patience:

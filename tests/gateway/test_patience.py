@@ -4,10 +4,10 @@ import asyncio
 from time import monotonic
 
 import pytest
-from aiokafka.producer.message_accumulator import BatchBuilder
 
+from gateway.outgoing import Batch
 from gateway.patience import Patience
-from gateway.producer import Batch, NotAcknowledgedError
+from gateway.producer import NotAcknowledgedError
 
 pytestmark = pytest.mark.anyio
 
@@ -16,7 +16,7 @@ SLACK_S = 0.25
 
 
 def batch() -> Batch:
-    return Batch(BatchBuilder(1_000, 0))
+    return Batch(1_000)
 
 
 async def seconds_of(patience: Patience, *batches: Batch) -> float:
