@@ -49,7 +49,7 @@ async def running(app: Starlette, settings: Settings) -> AsyncIterator[None]:
         state.waiting = Waiting(state.database)
         stack.push_async_callback(state.waiting.stop)
         state.cursors = CursorSigner(state.database)
-        state.intake = intake.Intake(settings, state.pool)
+        state.intake = intake.Intake(settings, state.pool, state.keys, state.limits, state.programs)
         await state.intake.start()
         stack.push_async_callback(state.intake.stop)
         yield

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 from starlette.requests import Request
@@ -10,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import ingest
+from gateway.auth import Keys
 from gateway.batches import BadBatchError, NotJsonError
 from gateway.bodies import read_body
 from gateway.claims import Claim, Claims, ClaimsUnavailableError
@@ -21,19 +21,20 @@ from gateway.patience import Patience
 from gateway.problems import ApiError, field_error
 from gateway.producer import KafkaUnreachableError, Producer, QueueFullError
 from gateway.programs import Programs
+from gateway.ratelimits import RateLimits
 from schemas import errors
 from schemas.event import Event, EventReader
 from schemas.identity import uuid_text
 from schemas.kafka import partition_of
 from schemas.settings import Settings
-from schemas.timestamps import timestamp_text
+from schemas.timestamps import now_text
 
 _RETRY_AFTER = {"Retry-After": "1"}
 _JSON = (b"content-type", b"application/json")
 _DEFERRED = (b"idempotency-check", b"deferred")
 
 # W3C Trace Context. Anything else is dropped, as it goes into every record of the request.
-_is_traceparent = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_is_traceparent = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,8 +42,11 @@ _encode = msgspec.json.Encoder().encode
 class Intake:
     """What ingestion holds for the whole life of a gateway process."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, keys: Keys, limits: RateLimits, programs: Programs) -> None:
         self.settings = settings
+        self.keys = keys
+        self.limits = limits
+        self.programs = programs
         self.reader = EventReader(settings.max_event_bytes)
         self.producer = Producer(settings)
         self.claims = Claims(pool, settings.database_timeout_s, settings.claim_ttl_s / 2)
@@ -61,7 +65,7 @@ class Intake:
         """Why Kafka is not reachable, or None where it is."""
         return self.producer.unreachable()
 
-    async def take_in(self, items: list[Item], traceparent: str | None) -> "TakenIn":
+    async def take_in(self, items: list[Item], traceparent: bytes | None) -> "TakenIn":
         """Claim, judge and produce the items; ends when Kafka has them or the time for it is over."""
         if self._held_events + len(items) > self.settings.max_in_flight_events or not self.producer.has_room(
             len(items)
@@ -93,7 +97,7 @@ class Intake:
                 pass  # said to the client by a header, and judged by the processors
         return within, True
 
-    async def _produce(self, items: Sequence[Item], traceparent: str | None) -> set[int]:
+    async def _produce(self, items: Sequence[Item], traceparent: bytes | None) -> set[int]:
         """Produce the events among the items; the indexes of those that were not acknowledged in time."""
         shared = _shared_headers(traceparent)
         records = [_record(item, shared) for item in items if isinstance(item, Event)]
@@ -117,10 +121,17 @@ class TakenIn(msgspec.Struct):
     deferred: bool
 
 
-def _shared_headers(traceparent: str | None) -> Headers:
-    shared: Headers = [("received-at", timestamp_text(datetime.now(UTC)).encode())]
-    if traceparent is not None and _is_traceparent(traceparent):
-        shared.append(("traceparent", traceparent.encode()))
+def _traceparent(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    for name, value in headers:
+        if name == b"traceparent":
+            return value if _is_traceparent(value) else None
+    return None
+
+
+def _shared_headers(traceparent: bytes | None) -> Headers:
+    shared: Headers = [("received-at", now_text().encode())]
+    if traceparent is not None:
+        shared.append(("traceparent", traceparent))
     return shared
 
 
@@ -135,22 +146,22 @@ def _indexes(items: Sequence[Item]) -> set[int]:
 
 async def _unacknowledged(batches: set[Batch], patience: Patience) -> set[Batch]:
     await patience.settled(batches)
-    return {batch for batch in batches if not batch.is_acknowledged()}
+    return {batch for batch in batches if not batch.is_acknowledged}
 
 
 async def post_batch(request: Request) -> Response:
     """``POST /v1/events/batch``."""
     intake: Intake = request.app.state.intake
-    key = await request.app.state.keys.require(request, "ingest")
+    key = await intake.keys.require(request, "ingest")
     body = await read_body(request, intake.settings.max_body_bytes)
     try:
-        items = ingest.read_items(intake.reader, body, _may_use(request, key))
+        items = ingest.read_items(intake.reader, body, _may_use(intake.programs, key))
     except NotJsonError:
         raise ApiError(errors.INVALID_JSON, "the body is not JSON") from None
     except BadBatchError as error:
         raise ApiError(errors.INVALID_REQUEST, str(error)) from None
-    await request.app.state.limits.charge(request.scope, key, len(items))
-    taken = await intake.take_in(items, request.headers.get("traceparent"))
+    await intake.limits.charge(request.scope, key, len(items))
+    taken = await intake.take_in(items, _traceparent(request.scope["headers"]))
     if all(isinstance(item, Refusal) and item.code is errors.UNAVAILABLE for item in taken.items):
         raise _unavailable()
     return _Answer(_encode(ingest.answer_batch(taken.items, taken.owners)), deferred=taken.deferred)
@@ -159,11 +170,11 @@ async def post_batch(request: Request) -> Response:
 async def post_event(request: Request) -> Response:
     """``POST /v1/events``."""
     intake: Intake = request.app.state.intake
-    key = await request.app.state.keys.require(request, "ingest")
+    key = await intake.keys.require(request, "ingest")
     body = await read_body(request, intake.settings.max_body_bytes)
-    item = ingest.read_item(intake.reader, body, _may_use(request, key))
-    await request.app.state.limits.charge(request.scope, key, 1)
-    taken = await intake.take_in([item], request.headers.get("traceparent"))
+    item = ingest.read_item(intake.reader, body, _may_use(intake.programs, key))
+    await intake.limits.charge(request.scope, key, 1)
+    taken = await intake.take_in([item], _traceparent(request.scope["headers"]))
     item = taken.items[0]
     if isinstance(item, Event):
         return _Answer(
@@ -175,9 +186,8 @@ async def post_event(request: Request) -> Response:
     raise ApiError(item.code, item.message, errors=fields)
 
 
-def _may_use(request: Request, key: Key) -> Callable[[bytes], bool]:
+def _may_use(programs: Programs, key: Key) -> Callable[[bytes], bool]:
     """Whether an event may be for a program: one that the key may use, and that is registered where that is asked."""
-    programs: Programs = request.app.state.programs
     return lambda packed: key.may_use(packed) and programs.may_use(packed)
 
 

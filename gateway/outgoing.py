@@ -23,6 +23,7 @@ class Batch:
             batch_size=bytes_max,
         )
         self.records = 0
+        self.is_acknowledged = False  # whether Kafka is known to have it
         self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # A request that gave up no longer asks; its batch's failure is counted here all the same.
         self.acknowledged.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -38,10 +39,6 @@ class Batch:
         """The batch as Kafka takes it, with its place in the producer's numbering; no more can be appended."""
         self._builder.set_producer_state(producer_id, epoch, number)
         return bytes(self._builder.build())
-
-    def is_acknowledged(self) -> bool:
-        """Whether Kafka is known to have it."""
-        return self.acknowledged.done() and self.acknowledged.exception() is None
 
 
 async def settled(batches: Collection[Batch], timeout_s: float) -> None:

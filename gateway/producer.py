@@ -167,6 +167,7 @@ class Producer:
         assert batch is not None, "a delivery settles what it was given, once"  # noqa: S101
         self.in_flight_events -= batch.records
         if error is None:
+            batch.is_acknowledged = True
             batch.acknowledged.set_result(None)
         else:
             log.warning("batch not acknowledged", partition=partition, events=batch.records, reason=repr(error))

@@ -156,11 +156,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count."""
+        """Count, and keep."""
         if self._rereading:
             return
         self._count(len(name) + len(value) + _FIELD_OVERHEAD_BYTES)
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is here in time: from now on the application counts."""

@@ -224,7 +224,7 @@ async def test_a_partition_that_does_not_answer_holds_up_no_other(
             await acknowledged(producer.append([record]))
         (behind,) = producer.append([(b"silent", b"2", [])])
         await acknowledged(producer.append(others))
-        assert not stuck.is_acknowledged()
+        assert not stuck.is_acknowledged
         assert not behind.acknowledged.done(), "order: it must wait for the one before it"
         monkeypatch.undo()
         send({silent: stuck})
@@ -242,7 +242,7 @@ async def test_waiting_for_batches_is_bounded(kafka: str, topic: str) -> None:
         await settled(set(batches), 0)
         assert monotonic() - begun_at < 1
         await settled(set(batches), WAIT_S)
-        assert all(batch.is_acknowledged() for batch in batches)
+        assert all(batch.is_acknowledged for batch in batches)
         await settled(set(batches), WAIT_S)  # all are already
         assert monotonic() - begun_at < WAIT_S
 
