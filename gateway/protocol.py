@@ -17,7 +17,7 @@ import httptools
 import msgspec
 import structlog
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway import metrics
@@ -36,7 +36,7 @@ LINGER_S = 1.0  # between a refusal and the end of its connection, so that the c
 _FILES_FOR_OTHERS = 100  # descriptors that are not a client's connection
 _FIELD_OVERHEAD_BYTES = 4  # ": " and the line end
 
-_CONTINUE = b"HTTP/1.1 100 "
+_FRAMING = frozenset({b"connection", b"transfer-encoding"})  # headers that change how the answer is sent
 
 _log = structlog.get_logger("headrace.gateway")
 
@@ -53,31 +53,53 @@ def connections_max() -> int:
     return max(1, min(CONNECTIONS_MAX, soft - _FILES_FOR_OTHERS))
 
 
-class _OneWrite:
-    """The transport as a response sees it: its head waits for the beginning of its body, for one system call less."""
+class _OneWrite(RequestResponseCycle):
+    """uvicorn's way with one request; an answer whose body comes in one piece leaves in one write with its head."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-        self._head_is_out = False
+    _start: Any = None  # the head, until it is known what follows
 
-    def write(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head_is_out = True
-            self._transport.write(self._head + data)
-            self._head = None
-        elif self._head_is_out or data.startswith(_CONTINUE):
-            self._transport.write(data)
+    async def send(self, message: Any) -> None:  # noqa: ANN401 - uvicorn's types are private
+        """Take a message of the application's."""
+        if self._start is not None:
+            start, self._start = self._start, None
+            await self._send_both(start, message)
+        elif self.response_started or message["type"] != "http.response.start":
+            await super().send(message)
         else:
-            self._head = data
+            self._start = message
+            self.response_started = True
 
-    def close(self) -> None:
-        if self._head is not None:
-            self.write(b"")  # an answer that broke off after its head
-        self._transport.close()
+    async def _send_both(self, start: Any, message: Any) -> None:  # noqa: ANN401 - as above
+        content = None if self.flow.write_paused or self.disconnected else self._whole(start, message)
+        if content is None:  # rare: uvicorn looks at it thoroughly
+            self.response_started = False
+            await super().send(start)
+            await super().send(message)
+            return
+        self.waiting_for_100_continue = False
+        self.response_complete = True
+        self.transport.write(content)
+        self.message_event.set()
+        self.on_response()
 
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
+    def _whole(self, start: Any, message: Any) -> bytes | None:  # noqa: ANN401 - as above
+        """The answer as it travels; None where it is not as simple as answers are."""
+        body = message.get("body", b"")
+        if not self.keep_alive or message.get("more_body", False) or self.scope["method"] == "HEAD":
+            return None
+        headers = [*self.default_headers, *start["headers"]]
+        parts = [STATUS_LINE[start["status"]]]
+        length = None
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+            if name == b"content-length":
+                length = value
+            elif name in _FRAMING:
+                return None
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        # A line end within a value would be the beginning of another header.
+        return head + body if length == b"%d" % len(body) and head.count(b"\n") == len(headers) + 2 else None
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -174,8 +196,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before and self.scope["method"] != "HEAD":  # whose answer has no body to wait for
-            self.cycle.transport = _OneWrite(self.transport)  # type: ignore[assignment]  # all that it uses
+        if self.cycle is not before:
+            self.cycle.__class__ = _OneWrite  # uvicorn makes it: there is no other way to it
 
     def on_message_complete(self) -> None:
         """The request is here as a whole."""

@@ -257,10 +257,17 @@ async def test_an_answer_without_a_body_has_its_head(connect: Connect) -> None:
     assert empty.endswith(b"\r\n\r\n")
 
 
-async def test_an_answer_that_breaks_off_is_cut_off_after_what_there_was(connect: Connect) -> None:
-    answer = await raw_answer(connect, b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.partition(b"\r\n\r\n")[2] == b""
+@pytest.mark.parametrize(("path", "beginning"), [("/broken", b""), ("/broken/late", b"HTTP/1.1 200 ")])
+async def test_an_answer_that_breaks_off_is_cut_off(connect: Connect, path: str, beginning: bytes) -> None:
+    """A head with nothing behind it has not left yet; with a piece of its body it has."""
+    answer = await raw_answer(connect, b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+    assert answer.startswith(beginning)
+    assert answer.partition(b"\r\n\r\n")[2] == (b"begun" if beginning else b"")
+
+
+async def test_a_header_cannot_smuggle_in_another(connect: Connect) -> None:
+    answer = await raw_answer(connect, b"GET /smuggle HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"x-other" not in answer.lower()
 
 
 async def test_head_and_body_leave_in_one_write(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:

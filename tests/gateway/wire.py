@@ -11,7 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -62,11 +62,25 @@ async def broken(_: Request) -> Response:
     return _Broken()
 
 
+async def broken_late(_: Request) -> Response:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"begun"
+        raise RuntimeError("made up")
+
+    return StreamingResponse(pieces(), headers={"Content-Length": "10"})
+
+
+async def smuggle(_: Request) -> Response:
+    return Response(b"hello", headers={"X-One": "a\r\nX-Other: b"})
+
+
 APP = Starlette(
     routes=[
         Route("/", hello, methods=["GET"]),
         Route("/empty", empty, methods=["GET"]),
         Route("/broken", broken, methods=["GET"]),
+        Route("/broken/late", broken_late, methods=["GET"]),
+        Route("/smuggle", smuggle, methods=["GET"]),
         Route("/slow", slow, methods=["GET"]),
         Route("/refuse", refuse, methods=["POST"]),
         Route("/large", large, methods=["GET"]),
