@@ -12,7 +12,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
 
 from gateway import docs, health, intake, logs, problems, reading, retrying, stats
 from gateway.auth import Keys
@@ -21,6 +22,7 @@ from gateway.database import Database, make_pool
 from gateway.programs import Programs
 from gateway.ratelimits import RateLimits
 from gateway.reading import CursorSigner
+from gateway.shortcut import Shortcut
 from gateway.waiting import Waiting
 from schemas.settings import Settings, load
 
@@ -47,7 +49,7 @@ async def running(app: Starlette, settings: Settings) -> AsyncIterator[None]:
         state.waiting = Waiting(state.database)
         stack.push_async_callback(state.waiting.stop)
         state.cursors = CursorSigner(state.database)
-        state.intake = intake.Intake(settings, state.pool)
+        state.intake = intake.Intake(settings, state.pool, state.keys, state.limits, state.programs)
         await state.intake.start()
         stack.push_async_callback(state.intake.stop)
         yield
@@ -72,9 +74,17 @@ def _spare_the_collector() -> None:
     gc.set_threshold(_COLLECT_AFTER, 20, 50)
 
 
+class _Gateway(Starlette):
+    """Starlette with a boundary of our own in the place of its outermost layers, and a short way for events."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        routed = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        return RequestBoundary(Shortcut(routed, intake.routes()))
+
+
 def create_app() -> Starlette:
     """The application, not started."""
-    app = Starlette(
+    app = _Gateway(
         routes=[
             *intake.routes(),
             *reading.routes(),
@@ -83,7 +93,6 @@ def create_app() -> Starlette:
             *health.routes(),
             *docs.routes(),
         ],
-        middleware=[Middleware(RequestBoundary)],
         exception_handlers={
             problems.ApiError: problems.on_api_error,
             HTTPException: problems.on_http_exception,

@@ -12,16 +12,20 @@ ids up among the events and claims those that are in neither table. Why it is wr
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, LiteralString, NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import msgspec
 import psycopg
 import structlog
-from psycopg.rows import TupleRow
+from psycopg.pq import Format
 
 from gateway.database import Pool, hung_up_after
+from gateway.held import HeldConnection
 from gateway.ingest import PENDING, Owner
+from gateway.prepared import PreparedStatement, Row
 
 log = structlog.get_logger(__name__)
 
@@ -31,14 +35,16 @@ _RACES_MAX = 10
 _RACE_PAUSE_S = 0.005
 _RETRY_AFTER_FAILURE_S = 1.0
 
-_CLAIM = """
+_CLAIM = PreparedStatement(
+    "headrace_claim",
+    """
 with input as materialized (
     select (n - 1)::integer as n,
-           encode(substr(%(ids)s, (n - 1)::integer * 32 + 1, 16), 'hex')::uuid as id,
-           encode(substr(%(ids)s, (n - 1)::integer * 32 + 17, 16), 'hex')::uuid as fingerprint,
+           encode(substr($1::bytea, (n - 1)::integer * 32 + 1, 16), 'hex')::uuid as id,
+           encode(substr($1::bytea, (n - 1)::integer * 32 + 17, 16), 'hex')::uuid as fingerprint,
            kafka_partition,
-           substr(%(records)s, record_start, record_length) as record
-    from unnest(%(partitions)s::integer[], %(starts)s::integer[], %(lengths)s::integer[])
+           substr($2::bytea, record_start, record_length) as record
+    from unnest($3::integer[], $4::integer[], $5::integer[])
          with ordinality as u (kafka_partition, record_start, record_length, n)
 ),
 known as materialized (
@@ -53,18 +59,25 @@ fresh as (
     returning id
 )
 select i.n, coalesce(k.fingerprint, c.fingerprint) as fingerprint, k.status::text,
-       coalesce(c.claimed_at < now() - make_interval(secs => %(renew_after_s)s), false) as aging
+       coalesce(c.claimed_at < now() - make_interval(secs => $6::float8), false) as aging
 from input i
 left join known k on k.n = i.n
 left join headrace.claims c on c.id = i.id and k.n is null
 where not exists (select from fresh f where f.id = i.id)
-"""
+""",
+    [Format.BINARY, Format.BINARY, Format.TEXT, Format.TEXT, Format.TEXT, Format.TEXT],
+)
 
-_RENEW = """
+_RENEW = PreparedStatement(
+    "headrace_renew",
+    """
 update headrace.claims set claimed_at = now()
-where id in (select id from headrace.claims where id = any(%s::uuid[]) order by id for update)
+where id in (select id from headrace.claims where id = any($1::uuid[]) order by id for update)
 returning id
-"""
+""",
+    [Format.TEXT],
+)
+_TRUE = b"\1"
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -90,7 +103,7 @@ class Claims:
 
     def __init__(self, pool: Pool, timeout_s: float, renew_after_s: float = 300.0) -> None:
         """A claim that is older than `renew_after_s` begins anew when a request leans on it."""
-        self._pool = pool
+        self._held = HeldConnection(pool)
         self._timeout_s = timeout_s
         self._renew_after_s = renew_after_s
         self._waiting: list[_Waiting] = []
@@ -99,7 +112,9 @@ class Claims:
         self._retry_at = 0.0
 
     async def claim(self, claims: Sequence[Claim]) -> dict[bytes, Owner]:
-        """The owner of each id; an id asked for first is owned by its own fingerprint.
+        """The owners of the ids that are not new, as far as anybody knows; every other id is owned by its own claim.
+
+        Requests that share a statement are told of each other's: of two payloads of one id the first owns it.
 
         Raises :class:`ClaimsUnavailableError` when Postgres does not answer within the timeout. From then on one
         request a second tries, and the others are told at once, so that an outage costs them their exact answer but
@@ -119,7 +134,9 @@ class Claims:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                await self._decide(self._take())
+                while self._waiting:
+                    await self._decide(self._take())
+                await self._held.give_back()
         finally:
             self._runner = None
 
@@ -138,7 +155,7 @@ class Claims:
     async def _decide(self, batch: list[_Waiting]) -> None:
         first = {claim.id: claim for waiting in reversed(batch) for claim in reversed(waiting.claims)}
         try:
-            owners = await self._owners(first)
+            owners = _shared(batch, first) | await self._owners(first)
         except (psycopg.Error, OSError) as error:  # also: read-only after a failover, never migrated
             log.warning("claims deferred: postgres does not answer", reason=" ".join(repr(error).split()))
             self._failed = True
@@ -168,17 +185,15 @@ class Claims:
 
     async def _ask(self, asked: list[Claim], owners: dict[bytes, Owner], deadline: float) -> list[Claim]:
         """Ask once; fills `owners`, and returns the claims that lost a race against a row not yet visible."""
-        parameters = _parameters(asked) | {"renew_after_s": self._renew_after_s}
-        rows = await self._rows(_CLAIM, parameters, deadline)
+        parameters = [*_parameters(asked), b"%f" % self._renew_after_s]
         lost, leaned_on = [], []
-        owners.update({claim.id: Owner(claim.fingerprint, PENDING) for claim in asked})
-        for number, fingerprint, status, aging in rows:
-            claim = asked[number]
+        for number, fingerprint, status, aging in await self._rows(_CLAIM, parameters, deadline):
+            claim = asked[int.from_bytes(number or b"", "big")]
             if fingerprint is None:
                 lost.append(claim)
                 continue
-            owners[claim.id] = Owner(fingerprint.bytes, status or PENDING)
-            if aging and fingerprint.bytes == claim.fingerprint:
+            owners[claim.id] = Owner(fingerprint, PENDING if status is None else status.decode())
+            if aging == _TRUE and fingerprint == claim.fingerprint:
                 leaned_on.append(claim)
         return lost + await self._not_renewed(leaned_on, deadline)
 
@@ -187,19 +202,27 @@ class Claims:
         if not claims:
             return []
         ids = "{" + ",".join(claim.id.hex() for claim in claims) + "}"
-        renewed = {row[0].bytes for row in await self._rows(_RENEW, [ids], deadline)}
+        renewed = {id_ for (id_,) in await self._rows(_RENEW, [ids.encode()], deadline)}
         return [claim for claim in claims if claim.id not in renewed]
 
-    async def _rows(
-        self, statement: LiteralString, parameters: dict[str, Any] | list[Any], deadline: float
-    ) -> list[TupleRow]:
+    async def _rows(self, statement: PreparedStatement, parameters: Sequence[bytes], deadline: float) -> list[Row]:
         now = asyncio.get_running_loop().time
-        async with self._pool.connection(max(0.0, deadline - now())) as connection:
+        connection = await self._held.get(max(0.0, deadline - now()))
+        try:
             # Not by cancelling: psycopg would then talk to the server once more, which may be deaf.
             with hung_up_after(connection, max(0.0, deadline - now())):
-                async with connection.cursor(binary=True) as cursor:
-                    await cursor.execute(statement, parameters, prepare=True)
-                    return await cursor.fetchall()
+                return await statement.rows(connection, parameters)
+        except BaseException:
+            await self._held.give_back()
+            raise
+
+
+def _shared(batch: Sequence[_Waiting], first: dict[bytes, Claim]) -> dict[bytes, Owner]:
+    """The owners of the ids that are asked for several times at once: the first of each."""
+    if len(first) == sum([len(waiting.claims) for waiting in batch]):
+        return {}
+    times = Counter(claim.id for waiting in batch for claim in waiting.claims)
+    return {id_: Owner(first[id_].fingerprint, PENDING) for id_, count in times.items() if count > 1}
 
 
 def _give_up(waitings: Sequence[_Waiting], error: Exception) -> None:
@@ -208,19 +231,17 @@ def _give_up(waitings: Sequence[_Waiting], error: Exception) -> None:
             waiting.owners.set_exception(error)
 
 
-def _parameters(asked: list[Claim]) -> dict[str, Any]:
-    starts, start = [], 1
-    for claim in asked:
-        starts.append(start)
-        start += len(claim.record)
-    return {
-        "ids": b"".join([claim.id + claim.fingerprint for claim in asked]),
-        "records": b"".join([claim.record for claim in asked]),
-        "partitions": _array([claim.partition for claim in asked]),
-        "starts": _array(starts),
-        "lengths": _array([len(claim.record) for claim in asked]),
-    }
+def _parameters(asked: list[Claim]) -> list[bytes]:
+    lengths = [len(claim.record) for claim in asked]
+    starts = accumulate(lengths[:-1], initial=1)
+    return [
+        b"".join([claim.id + claim.fingerprint for claim in asked]),
+        b"".join([claim.record for claim in asked]),
+        _array([claim.partition for claim in asked]),
+        _array(starts),
+        _array(lengths),
+    ]
 
 
-def _array(numbers: list[int]) -> str:
-    return "{" + ",".join(map(str, numbers)) + "}"
+def _array(numbers: Iterable[int]) -> bytes:
+    return ("{" + ",".join(map(str, numbers)) + "}").encode()

@@ -4,6 +4,7 @@ Read top to bottom: a body is read into items; the claims say whose payload each
 item is answered in the order it came.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -113,25 +114,30 @@ def first_of_each(items: Sequence[Item]) -> dict[bytes, Event]:
     return {item.id: item for item in reversed(items) if isinstance(item, Event)}
 
 
-def judge(items: Sequence[Item], owners: Mapping[bytes, Owner]) -> list[Item]:
-    """Refuse what carries another payload than its key's owner."""
+def owners_within(items: Sequence[Item], first: Mapping[bytes, Event]) -> dict[bytes, Owner]:
+    """The owners that the request itself can tell, of the ids that come several times: the first event of each."""
+    if len(first) == len(items):
+        return {}
+    times = Counter(item.id for item in items if isinstance(item, Event))
+    return {id_: Owner(first[id_].fingerprint, PENDING) for id_, count in times.items() if count > 1}
+
+
+def judge(items: list[Item], owners: Mapping[bytes, Owner]) -> list[Item]:
+    """Refuse what carries another payload than its key's owner; whose owner is not told owns its key itself."""
+    if not owners:
+        return items
     return [
         _refuse(item, IDEMPOTENCY_CONFLICT, "the idempotency_key was used with a different payload")
-        if isinstance(item, Event) and owners[item.id].fingerprint != item.fingerprint
+        if isinstance(item, Event) and item.id in owners and owners[item.id].fingerprint != item.fingerprint
         else item
         for item in items
     ]
 
 
-def owners_within(first: Mapping[bytes, Event]) -> dict[bytes, Owner]:
-    """The owners as far as the request itself can tell: each first event owns its key."""
-    return {id_: Owner(event.fingerprint, PENDING) for id_, event in first.items()}
-
-
-def refuse_lost(items: Sequence[Item], lost: set[int]) -> list[Item]:
+def refuse_lost(items: list[Item], lost: set[int]) -> list[Item]:
     """Refuse the items at the indexes `lost`, which Kafka did not acknowledge in time."""
     if not lost:
-        return list(items)
+        return items
     message = "Kafka did not acknowledge in time; send it again"
     return [
         _refuse(item, UNAVAILABLE, message) if index in lost and isinstance(item, Event) else item
@@ -142,8 +148,13 @@ def refuse_lost(items: Sequence[Item], lost: set[int]) -> list[Item]:
 def answer_batch(items: Sequence[Item], owners: Mapping[bytes, Owner]) -> BatchAnswer:
     """The answer to a batch."""
     results = [_answer_item(index, item, owners) for index, item in enumerate(items)]
-    refused = sum(isinstance(item, Refusal) for item in items)
+    refused = sum([isinstance(item, Refusal) for item in items])
     return BatchAnswer(len(items), len(items) - refused, refused, results)
+
+
+def status_of(event: Event, owners: Mapping[bytes, Owner]) -> str:
+    """The present status of an event that was accepted."""
+    return owners[event.id].status if event.id in owners else PENDING
 
 
 def answer_event(event: Event, status: str) -> EventAnswer:
@@ -165,7 +176,7 @@ def _answer_item(index: int, item: Item, owners: Mapping[bytes, Owner]) -> Accep
         # A batch's codes are those of single events; what is no JSON at all is no valid event either.
         code = INVALID_EVENT if item.code is INVALID_JSON else item.code
         return RefusedItem(index, item.message, code.code, code.retryable, dict(item.ids))
-    return AcceptedItem(index, answer_event(item, owners[item.id].status))
+    return AcceptedItem(index, answer_event(item, status_of(item, owners)))
 
 
 def _refuse(event: Event, code: ErrorCode, message: str) -> Refusal:

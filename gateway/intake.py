@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 from starlette.requests import Request
@@ -10,34 +9,32 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import ingest
+from gateway.auth import Keys
 from gateway.batches import BadBatchError, NotJsonError
 from gateway.bodies import read_body
 from gateway.claims import Claim, Claims, ClaimsUnavailableError
 from gateway.database import Pool
 from gateway.ingest import Item, Owner, Refusal
 from gateway.key import Key
+from gateway.outgoing import Batch, Headers
+from gateway.patience import Patience
 from gateway.problems import ApiError, field_error
-from gateway.producer import (
-    Batch,
-    Headers,
-    KafkaUnreachableError,
-    Producer,
-    QueueFullError,
-    settled,
-)
+from gateway.producer import KafkaUnreachableError, Producer, QueueFullError
 from gateway.programs import Programs
+from gateway.ratelimits import RateLimits
 from schemas import errors
 from schemas.event import Event, EventReader
 from schemas.identity import uuid_text
 from schemas.kafka import partition_of
 from schemas.settings import Settings
-from schemas.timestamps import timestamp_text
+from schemas.timestamps import now_text
 
 _RETRY_AFTER = {"Retry-After": "1"}
-_DEFERRED = {"Idempotency-Check": "deferred"}
+_JSON = (b"content-type", b"application/json")
+_DEFERRED = (b"idempotency-check", b"deferred")
 
 # W3C Trace Context. Anything else is dropped, as it goes into every record of the request.
-_is_traceparent = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_is_traceparent = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
 _encode = msgspec.json.Encoder().encode
 
@@ -45,11 +42,15 @@ _encode = msgspec.json.Encoder().encode
 class Intake:
     """What ingestion holds for the whole life of a gateway process."""
 
-    def __init__(self, settings: Settings, pool: Pool) -> None:
+    def __init__(self, settings: Settings, pool: Pool, keys: Keys, limits: RateLimits, programs: Programs) -> None:
         self.settings = settings
+        self.keys = keys
+        self.limits = limits
+        self.programs = programs
         self.reader = EventReader(settings.max_event_bytes)
         self.producer = Producer(settings)
         self.claims = Claims(pool, settings.database_timeout_s, settings.claim_ttl_s / 2)
+        self.patience = Patience(settings.produce_timeout_ms / 1000)
         self._held_events = 0  # from before their claim until their answer
 
     async def start(self) -> None:
@@ -64,7 +65,7 @@ class Intake:
         """Why Kafka is not reachable, or None where it is."""
         return self.producer.unreachable()
 
-    async def take_in(self, items: list[Item], traceparent: str | None) -> "TakenIn":
+    async def take_in(self, items: list[Item], traceparent: bytes | None) -> "TakenIn":
         """Claim, judge and produce the items; ends when Kafka has them or the time for it is over."""
         if self._held_events + len(items) > self.settings.max_in_flight_events or not self.producer.has_room(
             len(items)
@@ -73,14 +74,16 @@ class Intake:
             return TakenIn(ingest.refuse_lost(items, set(range(len(items)))), {}, deferred=False)
         self._held_events += len(items)
         try:
-            owners, deferred = await self._owners(ingest.first_of_each(items))
+            owners, deferred = await self._owners(items)
             items = ingest.judge(items, owners)
             return TakenIn(ingest.refuse_lost(items, await self._produce(items, traceparent)), owners, deferred)
         finally:
             self._held_events -= len(items)
 
-    async def _owners(self, first: dict[bytes, Event]) -> tuple[dict[bytes, Owner], bool]:
-        """Each id's owner, and whether that answer is only the request's own (the processors will judge)."""
+    async def _owners(self, items: Sequence[Item]) -> tuple[dict[bytes, Owner], bool]:
+        """The owners of ids that are not new, and whether only the request itself was asked (processors will judge)."""
+        first = ingest.first_of_each(items)
+        within = ingest.owners_within(items, first)
         if self.settings.idempotency_check == "strict" and self.producer.partitions:
             claims = [
                 Claim(
@@ -89,24 +92,25 @@ class Intake:
                 for event in first.values()
             ]
             try:
-                return await self.claims.claim(claims), False
+                return within | await self.claims.claim(claims), False
             except ClaimsUnavailableError:
                 pass  # said to the client by a header, and judged by the processors
-        return ingest.owners_within(first), True
+        return within, True
 
-    async def _produce(self, items: Sequence[Item], traceparent: str | None) -> set[int]:
+    async def _produce(self, items: Sequence[Item], traceparent: bytes | None) -> set[int]:
         """Produce the events among the items; the indexes of those that were not acknowledged in time."""
-        indexes = [index for index, item in enumerate(items) if isinstance(item, Event)]
-        if not indexes:
-            return set()
         shared = _shared_headers(traceparent)
         records = [_record(item, shared) for item in items if isinstance(item, Event)]
+        if not records:
+            return set()
         try:
             batches = self.producer.append(records)
         except (QueueFullError, KafkaUnreachableError):
-            return set(indexes)
-        unacknowledged = await _unacknowledged(set(batches), self.settings.produce_timeout_ms / 1000)
-        return {index for index, batch in zip(indexes, batches, strict=True) if batch in unacknowledged}
+            return _indexes(items)
+        unacknowledged = await _unacknowledged(set(batches), self.patience)
+        if not unacknowledged:
+            return set()
+        return {index for index, batch in zip(sorted(_indexes(items)), batches, strict=True) if batch in unacknowledged}
 
 
 class TakenIn(msgspec.Struct):
@@ -117,61 +121,73 @@ class TakenIn(msgspec.Struct):
     deferred: bool
 
 
-def _shared_headers(traceparent: str | None) -> list[tuple[str, bytes]]:
-    shared = [("received-at", timestamp_text(datetime.now(UTC)).encode())]
-    if traceparent is not None and _is_traceparent(traceparent):
-        shared.append(("traceparent", traceparent.encode()))
+def _traceparent(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    for name, value in headers:
+        if name == b"traceparent":
+            return value if _is_traceparent(value) else None
+    return None
+
+
+def _shared_headers(traceparent: bytes | None) -> Headers:
+    shared: Headers = [("received-at", now_text().encode())]
+    if traceparent is not None:
+        shared.append(("traceparent", traceparent))
     return shared
 
 
-def _record(event: Event, shared: list[tuple[str, bytes]]) -> tuple[bytes, bytes, Headers]:
-    hints = [("id", uuid_text(event.id).encode()), ("fingerprint", event.fingerprint.hex().encode()), *shared]
+def _record(event: Event, shared: Headers) -> tuple[bytes, bytes, Headers]:
+    hints: Headers = [("id", uuid_text(event.id).encode()), ("fingerprint", event.fingerprint.hex().encode()), *shared]
     return event.program.key, event.record, hints
 
 
-async def _unacknowledged(batches: set[Batch], timeout_s: float) -> set[Batch]:
-    await settled(batches, timeout_s)
-    return {batch for batch in batches if not batch.is_acknowledged()}
+def _indexes(items: Sequence[Item]) -> set[int]:
+    return {index for index, item in enumerate(items) if isinstance(item, Event)}
+
+
+async def _unacknowledged(batches: set[Batch], patience: Patience) -> set[Batch]:
+    await patience.settled(batches)
+    return {batch for batch in batches if not batch.is_acknowledged}
 
 
 async def post_batch(request: Request) -> Response:
     """``POST /v1/events/batch``."""
     intake: Intake = request.app.state.intake
-    key = await request.app.state.keys.require(request, "ingest")
+    key = await intake.keys.require(request, "ingest")
     body = await read_body(request, intake.settings.max_body_bytes)
     try:
-        items = ingest.read_items(intake.reader, body, _may_use(request, key))
+        items = ingest.read_items(intake.reader, body, _may_use(intake.programs, key))
     except NotJsonError:
         raise ApiError(errors.INVALID_JSON, "the body is not JSON") from None
     except BadBatchError as error:
         raise ApiError(errors.INVALID_REQUEST, str(error)) from None
-    await request.app.state.limits.charge(request.scope, key, len(items))
-    taken = await intake.take_in(items, request.headers.get("traceparent"))
+    await intake.limits.charge(request.scope, key, len(items))
+    taken = await intake.take_in(items, _traceparent(request.scope["headers"]))
     if all(isinstance(item, Refusal) and item.code is errors.UNAVAILABLE for item in taken.items):
         raise _unavailable()
-    return _answer(_encode(ingest.answer_batch(taken.items, taken.owners)), taken)
+    return _Answer(_encode(ingest.answer_batch(taken.items, taken.owners)), deferred=taken.deferred)
 
 
 async def post_event(request: Request) -> Response:
     """``POST /v1/events``."""
     intake: Intake = request.app.state.intake
-    key = await request.app.state.keys.require(request, "ingest")
+    key = await intake.keys.require(request, "ingest")
     body = await read_body(request, intake.settings.max_body_bytes)
-    item = ingest.read_item(intake.reader, body, _may_use(request, key))
-    await request.app.state.limits.charge(request.scope, key, 1)
-    taken = await intake.take_in([item], request.headers.get("traceparent"))
+    item = ingest.read_item(intake.reader, body, _may_use(intake.programs, key))
+    await intake.limits.charge(request.scope, key, 1)
+    taken = await intake.take_in([item], _traceparent(request.scope["headers"]))
     item = taken.items[0]
     if isinstance(item, Event):
-        return _answer(_encode(ingest.answer_event(item, taken.owners[item.id].status)), taken)
+        return _Answer(
+            _encode(ingest.answer_event(item, ingest.status_of(item, taken.owners))), deferred=taken.deferred
+        )
     if item.code is errors.UNAVAILABLE:
         raise _unavailable()
     fields = [field_error(item.field, item.message.removeprefix(f"{item.field}: "))] if item.field else []
     raise ApiError(item.code, item.message, errors=fields)
 
 
-def _may_use(request: Request, key: Key) -> Callable[[bytes], bool]:
+def _may_use(programs: Programs, key: Key) -> Callable[[bytes], bool]:
     """Whether an event may be for a program: one that the key may use, and that is registered where that is asked."""
-    programs: Programs = request.app.state.programs
     return lambda packed: key.may_use(packed) and programs.may_use(packed)
 
 
@@ -181,8 +197,16 @@ def _unavailable() -> ApiError:
     return ApiError(errors.UNAVAILABLE, message, headers=_RETRY_AFTER)
 
 
-def _answer(content: bytes, taken: TakenIn) -> Response:
-    return Response(content, media_type="application/json", headers=_DEFERRED if taken.deferred else None)
+class _Answer(Response):
+    """A 200 in JSON. Its headers stand here as they travel: Starlette would look at each of them several times."""
+
+    def __init__(self, content: bytes, *, deferred: bool) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = content
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), _JSON]
+        if deferred:
+            self.raw_headers.append(_DEFERRED)
 
 
 def routes() -> list[Route]:

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from aiokafka.producer.message_accumulator import BatchBuilder
 
+from gateway.delivery import Delivery
+from gateway.outgoing import Batch, Headers, settled
 from schemas import kafka, topics
 from schemas.settings import Settings
 
@@ -28,8 +28,6 @@ _RESTART_PAUSE_S = 0.5
 _STOP_S = 5.0
 _LOOK_EVERY_S = 2.0
 _LOOK_TIMEOUT_S = 5.0
-
-Headers = Sequence[tuple[str, bytes]]
 
 
 class QueueFullError(Exception):
@@ -44,45 +42,6 @@ class KafkaUnreachableError(Exception):
     """There is no connection to Kafka yet; the message says why."""
 
 
-class Batch:
-    """Records of one partition that are sent together; `acknowledged` ends with them."""
-
-    def __init__(self, builder: BatchBuilder) -> None:
-        self.builder = builder
-        self.acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # A request that gave up no longer asks; its batch's failure is counted here all the same.
-        self.acknowledged.add_done_callback(lambda future: future.cancelled() or future.exception())
-
-    def is_acknowledged(self) -> bool:
-        """Whether Kafka is known to have it."""
-        return self.acknowledged.done() and self.acknowledged.exception() is None
-
-
-async def settled(batches: Collection[Batch], timeout_s: float) -> None:
-    """Wait until each batch is acknowledged or lost, `timeout_s` at most; `asyncio.wait` does more than that."""
-    loop = asyncio.get_running_loop()
-    over = loop.create_future()
-    pending = len(batches)
-
-    def count(_: object) -> None:
-        nonlocal pending
-        pending -= 1
-        if not pending:
-            end()
-
-    def end() -> None:
-        if not over.done():
-            over.set_result(None)
-
-    for batch in batches:
-        batch.acknowledged.add_done_callback(count)
-    timer = loop.call_later(timeout_s, end)
-    try:
-        await over
-    finally:
-        timer.cancel()
-
-
 class _Lane:
     """One partition's batches: those `closed` and full, and the `open` one. `sent` is the one under way."""
 
@@ -92,11 +51,11 @@ class _Lane:
         self.open: Batch | None = None
         self.sent: Batch | None = None
 
-    def begin(self, builder: BatchBuilder) -> Batch:
+    def begin(self, bytes_max: int) -> Batch:
         """A new open batch, where there is none or it is full."""
         if self.open is not None:
             self.closed.append(self.open)
-        self.open = Batch(builder)
+        self.open = Batch(bytes_max)
         return self.open
 
     def pending(self) -> list[Batch]:
@@ -118,11 +77,13 @@ class Producer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._kafka: AIOKafkaProducer | None = None
+        self._delivery: Delivery | None = None
+        self._batch_bytes_max: int = kafka.producing(settings)["max_batch_size"]
         self._unreachable: str | None = "not connected yet"
         self._lanes: dict[int, _Lane] = {}
         self._sender: asyncio.Task[None] | None = None
         self._failed = asyncio.Event()
+        self._stopping = False
         self._connection: asyncio.Task[None] | None = None
         self.in_flight_events = 0
         self.partitions = 0
@@ -136,11 +97,10 @@ class Producer:
         pending = [batch for lane in self._lanes.values() for batch in lane.pending()]
         if pending:
             await settled(pending, _STOP_S)
+        self._stopping = True
         if self._connection is not None:
             self._connection.cancel()
             await asyncio.wait([self._connection], timeout=_STOP_S)
-        if self._kafka is not None:
-            await _close(self._kafka)
 
     def unreachable(self) -> str | None:
         """Why Kafka cannot be reached, as of the last look a few seconds ago, or None where it can."""
@@ -148,14 +108,15 @@ class Producer:
 
     def has_room(self, records: int) -> bool:
         """Whether so many records could be appended now."""
-        return self._kafka is not None and self.in_flight_events + records <= self._settings.max_in_flight_events
+        return self._delivery is not None and self.in_flight_events + records <= self._settings.max_in_flight_events
 
     def append(self, records: Sequence[tuple[bytes, bytes, Headers]]) -> list[Batch]:
         """Append (key, value, headers) in order; the batch of each record, in order.
 
         Raises :class:`QueueFullError` or :class:`KafkaUnreachableError`, and then none has been appended.
         """
-        client = self._client()
+        if self._delivery is None:
+            raise KafkaUnreachableError(str(self._unreachable))
         if self.in_flight_events + len(records) > self._settings.max_in_flight_events:
             raise QueueFullError
         now_ms = time.time_ns() // 1_000_000
@@ -163,19 +124,13 @@ class Producer:
         for key, value, headers in records:
             lane = self._lane(kafka.partition_of(key, self.partitions))
             batch = lane.open
-            if batch is None or batch.builder.append(timestamp=now_ms, key=key, value=value, headers=headers) is None:
-                batch = lane.begin(client.create_batch())
-                taken = batch.builder.append(timestamp=now_ms, key=key, value=value, headers=headers)
-                assert taken is not None, "max_batch_size holds every record that limits let in"  # noqa: S101
+            if batch is None or not batch.append(now_ms, key, value, headers):
+                batch = lane.begin(self._batch_bytes_max)
+                batch.append(now_ms, key, value, headers)
             batches.append(batch)
         self.in_flight_events += len(records)
         self._begin_to_send()
         return batches
-
-    def _client(self) -> AIOKafkaProducer:
-        if self._kafka is None:
-            raise KafkaUnreachableError(str(self._unreachable))
-        return self._kafka
 
     def _lane(self, partition: int) -> _Lane:
         lane = self._lanes.get(partition)
@@ -190,34 +145,32 @@ class Producer:
     async def _send_rounds(self) -> None:
         """Send what has gathered in all lanes whose last batch has returned, until there is none."""
         try:
-            while batches := [(lane, batch) for lane in self._lanes.values() if (batch := lane.next()) is not None]:
-                for lane, batch in batches:
-                    await self._send(lane, batch)
-                await settled([batch for _, batch in batches], _ROUND_S)
+            while batches := {lane: batch for lane in self._lanes.values() if (batch := lane.next()) is not None}:
+                self._send(batches)
+                await settled(batches.values(), _ROUND_S)
         finally:
             self._sender = None
 
-    async def _send(self, lane: _Lane, batch: Batch) -> None:
-        lane.sent = batch
-        batch.builder.close()
-        try:
-            delivery = await self._client().send_batch(batch.builder, topics.EVENTS, partition=lane.partition)
-        except (KafkaError, KafkaUnreachableError) as error:
-            self._settle(lane, batch, error)
+    def _send(self, batches: dict[_Lane, Batch]) -> None:
+        for lane, batch in batches.items():
+            lane.sent = batch
+        if self._delivery is None:
+            for lane in batches:
+                self._settle(lane.partition, KafkaUnreachableError(str(self._unreachable)))
         else:
-            delivery.add_done_callback(lambda future: self._settle(lane, batch, _error(future)))
+            self._delivery.send({lane.partition: batch for lane, batch in batches.items()})
 
-    def _settle(self, lane: _Lane, batch: Batch, error: BaseException | None) -> None:
-        """The batch is in the log, or it is not known to be."""
-        if lane.sent is not batch:  # given up with its client; whatever became of it, its requests have been answered
-            return
-        lane.sent = None
-        records = batch.builder.record_count()
-        self.in_flight_events -= records
+    def _settle(self, partition: int, error: BaseException | None) -> None:
+        """The batch that was sent is in the log, or it is not known to be."""
+        lane = self._lanes[partition]
+        batch, lane.sent = lane.sent, None
+        assert batch is not None, "a delivery settles what it was given, once"  # noqa: S101
+        self.in_flight_events -= batch.records
         if error is None:
+            batch.is_acknowledged = True
             batch.acknowledged.set_result(None)
         else:
-            log.warning("batch not acknowledged", partition=lane.partition, events=records, reason=repr(error))
+            log.warning("batch not acknowledged", partition=partition, events=batch.records, reason=repr(error))
             batch.acknowledged.set_exception(NotAcknowledgedError(repr(error)))
             # After a lost batch an idempotent producer's sequence may have a hole: only a new one is sure to go on.
             self._failed.set()
@@ -231,7 +184,7 @@ class Producer:
             try:
                 await client.start()
                 await self._look(client)
-                self._kafka = client
+                self._delivery = Delivery(client, topics.EVENTS, self._settle)
                 log.info("kafka connected", kafka=self._settings.kafka, partitions=self.partitions)
                 while not self._failed.is_set():
                     await self._pause_or_failure()
@@ -240,16 +193,21 @@ class Producer:
                 self._unreachable = f"no answer from {self._settings.kafka} ({type(error).__name__})"
                 log.warning("kafka cannot be reached", kafka=self._settings.kafka, reason=self._unreachable)
             finally:
-                self._kafka = None
-                if not await _close(client):
-                    self._give_up_sent()
+                await self._retire(client)
             await asyncio.sleep(_RESTART_PAUSE_S)
 
-    def _give_up_sent(self) -> None:
-        """Settle what a client was at that is no more: nothing else ever would, and its lanes would stand still."""
+    async def _retire(self, client: AIOKafkaProducer) -> None:
+        """Let a client end what it is at, `_STOP_S` at most, and close it; what is left is given up."""
+        delivery, self._delivery = self._delivery, None
+        sent = [lane.sent for lane in self._lanes.values() if lane.sent is not None]
+        if sent and not self._stopping:  # else they have had their time
+            await settled(sent, _STOP_S)
+        if delivery is not None:
+            await delivery.stop()
         for lane in self._lanes.values():
-            if lane.sent is not None:
-                self._settle(lane, lane.sent, KafkaUnreachableError("its client was given up"))
+            if lane.sent is not None:  # else its lane would stand still
+                self._settle(lane.partition, KafkaUnreachableError("its client was given up"))
+        await _close(client)
 
     async def _pause_or_failure(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -266,19 +224,11 @@ class Producer:
         self.partitions = len(partitions)
 
 
-def _error(delivery: "asyncio.Future[Any]") -> BaseException | None:
-    return asyncio.CancelledError() if delivery.cancelled() else delivery.exception()
-
-
-async def _close(client: AIOKafkaProducer) -> bool:
-    """Close `client`, in order if Kafka lets it; False where its batches were left behind."""
+async def _close(client: AIOKafkaProducer) -> None:
     try:
         await asyncio.wait_for(client.stop(), _STOP_S)
     except (TimeoutError, KafkaError) as error:
         log.warning("kafka producer did not close cleanly", reason=repr(error))
-        # It waits for its batches before it ends anything: what sends them must end all the same.
         await client.client.close()
         with contextlib.suppress(TimeoutError, KafkaError):
             await asyncio.wait_for(client._sender.close(), _STOP_S)  # noqa: SLF001 - there is no other way to it
-        return False
-    return True

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway import metrics
+from gateway.bodies import BODY_IS_HERE
 from gateway.identify import new_request_id
 from gateway.problems import ErrorAnswer
 from schemas.errors import INVALID_REQUEST, REQUEST_TIMEOUT, UNAVAILABLE, ErrorCode
@@ -34,6 +35,8 @@ LINGER_S = 1.0  # between a refusal and the end of its connection, so that the c
 
 _FILES_FOR_OTHERS = 100  # descriptors that are not a client's connection
 _FIELD_OVERHEAD_BYTES = 4  # ": " and the line end
+
+_FRAMING = frozenset({b"connection", b"transfer-encoding"})  # headers that change how the answer is sent
 
 _log = structlog.get_logger("headrace.gateway")
 
@@ -50,32 +53,53 @@ def connections_max() -> int:
     return max(1, min(CONNECTIONS_MAX, soft - _FILES_FOR_OTHERS))
 
 
-class _OneWrite:
-    """The transport as a response sees it: its head waits for the beginning of its body, for one system call less."""
+class _OneWrite(RequestResponseCycle):
+    """uvicorn's way with one request; an answer whose body comes in one piece leaves in one write with its head."""
 
-    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
-        self._transport = transport
-        self._cycle = cycle
-        self._head: bytes | None = None
-        self._head_is_out = False
+    _start: Any = None  # the head, until it is known what follows
 
-    def write(self, data: bytes) -> None:
-        if self._head_is_out or not self._cycle.response_started:  # what comes before a head is `100 Continue`
-            self._transport.write(data)
-        elif self._head is None:
-            self._head = data
+    async def send(self, message: Any) -> None:  # noqa: ANN401 - uvicorn's types are private
+        """Take a message of the application's."""
+        if self._start is not None:
+            start, self._start = self._start, None
+            await self._send_both(start, message)
+        elif self.response_started or message["type"] != "http.response.start":
+            await super().send(message)
         else:
-            self._head_is_out = True
-            self._transport.write(self._head + data)
-            self._head = None
+            self._start = message
+            self.response_started = True
 
-    def close(self) -> None:
-        if self._head is not None:
-            self.write(b"")  # an answer that broke off after its head
-        self._transport.close()
+    async def _send_both(self, start: Any, message: Any) -> None:  # noqa: ANN401 - as above
+        content = None if self.flow.write_paused or self.disconnected else self._whole(start, message)
+        if content is None:  # rare: uvicorn looks at it thoroughly
+            self.response_started = False
+            await super().send(start)
+            await super().send(message)
+            return
+        self.waiting_for_100_continue = False
+        self.response_complete = True
+        self.transport.write(content)
+        self.message_event.set()
+        self.on_response()
 
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
+    def _whole(self, start: Any, message: Any) -> bytes | None:  # noqa: ANN401 - as above
+        """The answer as it travels; None where it is not as simple as answers are."""
+        body = message.get("body", b"")
+        if not self.keep_alive or message.get("more_body", False) or self.scope["method"] == "HEAD":
+            return None
+        headers = [*self.default_headers, *start["headers"]]
+        parts = [STATUS_LINE[start["status"]]]
+        length = None
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+            if name == b"content-length":
+                length = value
+            elif name in _FRAMING:
+                return None
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        # A line end within a value would be the beginning of another header.
+        return head + body if length == b"%d" % len(body) and head.count(b"\n") == len(headers) + 2 else None
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -93,7 +117,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._headers_timeout_s = settings.headers_timeout_s
         self._timer: asyncio.TimerHandle | None = None  # of the head, or of the rest of a body; never both
         self._reading_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None  # in the loop's time
         self._between_messages = True
+        self._message_ended = False  # within what is being parsed
         self._in_head = True
         self._head_bytes = 0  # received
         self._field_bytes = 0  # parsed: a head that arrives in one piece is parsed before its size is looked at
@@ -111,22 +138,28 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave no timer behind."""
         self._stop_timer()
-        if self._reading_timer is not None:
-            self._reading_timer.cancel()
+        for timer in (self._reading_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse, within the limits on the head."""
         if self._refused:
             return
-        if self._between_messages and self._timer is None:  # also for bytes that begin no message, such as line ends
-            self._start_timer(self._headers_timeout_s, self._head_is_late)
         if self._in_head:
             self._head_bytes += len(data)
-        self._unset_keepalive_if_required()
+        self._idle_since = None
+        begins = self._between_messages
+        self._message_ended = False
         self._parse(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self._refused:
+        if not self._in_head or self._refused:
+            return
+        if self._head_bytes > HEAD_BYTES_MAX:
             self._refuse_large_head()
+        elif begins and not self._message_ended and self._timer is None:
+            # Also for bytes that begin no message, such as line ends. Most heads come whole and need no timer.
+            self._start_timer(self._headers_timeout_s, self._head_is_late)
 
     def on_message_begin(self) -> None:
         """A request's first byte is here."""
@@ -145,11 +178,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count."""
+        """Count, and keep."""
         if self._rereading:
             return
         self._count(len(name) + len(value) + _FIELD_OVERHEAD_BYTES)
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is here in time: from now on the application counts."""
@@ -160,24 +196,32 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before and self.scope["method"] != "HEAD":  # whose answer has no body to wait for
-            self.cycle.transport = _OneWrite(self.transport, self.cycle)  # type: ignore[assignment]  # all that it uses
+        if self.cycle is not before:
+            self.cycle.__class__ = _OneWrite  # uvicorn makes it: there is no other way to it
 
     def on_message_complete(self) -> None:
         """The request is here as a whole."""
         self._between_messages = True
         self._in_head = True
+        self._message_ended = True
         super().on_message_complete()
-        if self.cycle.response_complete and not self.pipeline:
+        if not self.cycle.response_complete:
+            self.scope[BODY_IS_HERE] = True  # type: ignore[literal-required]  # between ourselves
+        elif not self.pipeline:
             # The answer was first, and the data after it have stopped the time that an idle connection has.
             self._stop_timer()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._begin_to_idle()
 
     def on_response_complete(self) -> None:
-        """The answer is out, perhaps before the whole body was in."""
-        super().on_response_complete()
+        """The answer is out, perhaps before the whole body was in; the next request begins, if it is here already."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._begin_to_idle()
         if not self._between_messages and not self._in_head and self._timer is None:
             self._start_timer(DRAIN_S, self.transport.close)
 
@@ -226,6 +270,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         if framing and not self.cycle.response_complete:
             self.cycle.more_body = True  # the application has not run yet: it begins after this call
+            del self.scope[BODY_IS_HERE]  # type: ignore[misc]  # as above
             self.cycle.message_event.clear()
             self._between_messages = self._in_head = False
             self._rereading = True
@@ -271,6 +316,22 @@ class BoundedProtocol(HttpToolsProtocol):
         ]
         self.transport.write(b"".join([*head, body]))
         self._start_timer(LINGER_S, self.transport.close)
+
+    def _begin_to_idle(self) -> None:
+        """Give the client a while for its next request: one timer for many, which looks when the last one ended."""
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None:
+            return
+        rest_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if rest_s > 0:
+            self._idle_timer = self.loop.call_later(rest_s, self._end_if_idle)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _start_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         self._stop_timer()

@@ -5,6 +5,8 @@ Postgres keeps microseconds. What is finer, and a leap second, cannot be kept ex
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
+from time import gmtime, strftime, time_ns
 
 _parts = re.compile(
     r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.(\d+))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
@@ -40,6 +42,17 @@ def read_timestamp(text: str) -> tuple[datetime, str]:
     except (ValueError, OverflowError):
         raise ValueError(_NOT_STORABLE) from None
     return instant, timestamp_text(instant)
+
+
+def now_text() -> str:
+    """The canonical spelling of now, to the microsecond."""
+    seconds, microseconds = divmod(time_ns() // 1_000, 1_000_000)
+    return f"{_second_text(seconds)}.{microseconds:06}".rstrip("0").rstrip(".") + "Z"
+
+
+@lru_cache(maxsize=1)
+def _second_text(seconds: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
 
 
 def timestamp_text(instant: datetime) -> str:

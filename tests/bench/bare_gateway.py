@@ -25,7 +25,7 @@ def _any_program(packed: bytes) -> bool:
 async def post_batch(request: Request) -> Response:
     """``POST /v1/events/batch``."""
     items = ingest.read_items(_reader, await request.body(), _any_program)
-    owners = ingest.owners_within(ingest.first_of_each(items))
+    owners = ingest.owners_within(items, ingest.first_of_each(items))
     return Response(_encode(ingest.answer_batch(items, owners)), media_type="application/json")
 
 

@@ -31,7 +31,7 @@ def read(*raws: bytes, may_use: Callable[[bytes], bool] = anybody) -> list[Item]
 
 def answered(items: list[Item], owners: dict[bytes, Owner] | None = None) -> BatchAnswer:
     first = ingest.first_of_each(items)
-    owners = ingest.owners_within(first) | (owners or {})
+    owners = ingest.owners_within(items, first) | (owners or {})
     return ingest.answer_batch(ingest.judge(items, owners), owners)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 
@@ -13,15 +13,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
-from gateway.producer import (
-    Batch,
-    Headers,
-    KafkaUnreachableError,
-    NotAcknowledgedError,
-    Producer,
-    QueueFullError,
-    settled,
-)
+from gateway.outgoing import Batch, Headers, settled
+from gateway.producer import KafkaUnreachableError, NotAcknowledgedError, Producer, QueueFullError
 from schemas import topics
 from schemas.kafka import partition_of
 from schemas.settings import Settings
@@ -62,7 +55,7 @@ async def producing(kafka: str, max_in_flight_events: int = 20_000) -> AsyncIter
 
 async def until_connected(producer: Producer, but_not: object = None) -> None:
     deadline = monotonic() + WAIT_S
-    while not producer.has_room(1) or producer._kafka is but_not:  # noqa: SLF001
+    while not producer.has_room(1) or producer._delivery is but_not:  # noqa: SLF001
         assert monotonic() < deadline, producer.unreachable()
         await asyncio.sleep(0.02)
 
@@ -186,13 +179,13 @@ async def test_a_lost_batch_fails_its_requests_and_a_new_client_goes_on(
     kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with producing(kafka) as producer:
-        first = producer._kafka  # noqa: SLF001 - to break it
+        first = producer._delivery  # noqa: SLF001 - to break it
         assert first is not None
 
-        async def refuse(*_: object, **__: object) -> None:
+        async def refuse(*_: object) -> None:
             raise KafkaError("made up")
 
-        monkeypatch.setattr(first, "send_batch", refuse)
+        monkeypatch.setattr(first._client, "send", refuse)  # noqa: SLF001
         batches = producer.append(records_of(3, keys=1))
         with pytest.raises(NotAcknowledgedError, match="made up"):
             await asyncio.wait_for(asyncio.shield(batches[0].acknowledged), WAIT_S)
@@ -216,26 +209,25 @@ async def test_a_partition_that_does_not_answer_holds_up_no_other(
     kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with producing(kafka) as producer:
-        client = producer._kafka  # noqa: SLF001 - to have one partition never answer
-        assert client is not None
+        delivery = producer._delivery  # noqa: SLF001 - to have one partition never answer
+        assert delivery is not None
         silent = partition_of(b"silent", PARTITIONS)
-        send: Callable[..., Awaitable[object]] = client.send_batch
-        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        send = delivery.send
 
-        async def send_some(batch: object, topic: str, *, partition: int) -> object:
-            return never if partition == silent else await send(batch, topic, partition=partition)
+        def send_some(batches: Mapping[int, Batch]) -> None:
+            send({partition: batch for partition, batch in batches.items() if partition != silent})
 
-        monkeypatch.setattr(client, "send_batch", send_some)
+        monkeypatch.setattr(delivery, "send", send_some)
         (stuck,) = producer.append([(b"silent", b"1", [])])
         others = [record for record in records_of(40) if partition_of(record[0], PARTITIONS) != silent]
         for record in others:
             await acknowledged(producer.append([record]))
         (behind,) = producer.append([(b"silent", b"2", [])])
         await acknowledged(producer.append(others))
-        assert not stuck.is_acknowledged()
+        assert not stuck.is_acknowledged
         assert not behind.acknowledged.done(), "order: it must wait for the one before it"
-        never.set_result(None)
         monkeypatch.undo()
+        send({silent: stuck})
         await acknowledged([stuck])
         monkeypatch.setattr(topics, "EVENTS", topic)
         await acknowledged([behind])
@@ -250,7 +242,7 @@ async def test_waiting_for_batches_is_bounded(kafka: str, topic: str) -> None:
         await settled(set(batches), 0)
         assert monotonic() - begun_at < 1
         await settled(set(batches), WAIT_S)
-        assert all(batch.is_acknowledged() for batch in batches)
+        assert all(batch.is_acknowledged for batch in batches)
         await settled(set(batches), WAIT_S)  # all are already
         assert monotonic() - begun_at < WAIT_S
 

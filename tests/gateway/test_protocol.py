@@ -1,151 +1,25 @@
 """The server's protocol, over real sockets: slow, huge, broken and pipelined requests."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
-import msgspec
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from gateway import problems, protocol
-from gateway.bodies import read_body
-from gateway.boundary import RequestBoundary
+from gateway import protocol
 from gateway.protocol import HEAD_BYTES_MAX, BoundedProtocol
-from schemas.settings import Settings
+from tests.gateway.wire import GET, HEADERS_TIMEOUT_S, KEEP_ALIVE_S, Connection, served
 
 pytestmark = pytest.mark.anyio
 
-HEADERS_TIMEOUT_S = 0.5
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-async def hello(_: Request) -> Response:
-    return Response(b"hello")
-
-
-async def slow(_: Request) -> Response:
-    await asyncio.sleep(3 * HEADERS_TIMEOUT_S)
-    return Response(b"slow")
-
-
-async def refuse(_: Request) -> Response:
-    return Response(b"no", 413)
-
-
-async def large(_: Request) -> Response:
-    return Response(bytes(50_000_000))
-
-
-async def echo(request: Request) -> Response:
-    return Response(await read_body(request, 1_000))
-
-
-async def empty(_: Request) -> Response:
-    return Response(status_code=204)
-
-
-class _Broken(Response):
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope, receive
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-        raise RuntimeError("made up")
-
-
-async def broken(_: Request) -> Response:
-    return _Broken()
-
-
-APP = Starlette(
-    routes=[
-        Route("/", hello, methods=["GET"]),
-        Route("/empty", empty, methods=["GET"]),
-        Route("/broken", broken, methods=["GET"]),
-        Route("/slow", slow, methods=["GET"]),
-        Route("/refuse", refuse, methods=["POST"]),
-        Route("/large", large, methods=["GET"]),
-        Route("/echo", echo, methods=["POST"]),
-    ],
-    middleware=[Middleware(RequestBoundary)],
-    exception_handlers={problems.ApiError: problems.on_api_error},
-)
-APP.state.settings = Settings(body_timeout_s=0.5)
-
-
-class Connection:
-    """A client's connection, byte by byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> None:
-        """Send without waiting for an answer. Raises ConnectionError where the server has ended the connection."""
-        if self.writer.is_closing():
-            raise ConnectionResetError
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next answer: status, headers, body."""
-        async with asyncio.timeout(8):
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            lines = head.splitlines()
-            headers = {name.lower(): value for name, value in re.findall(r"(?m)^([^:\r\n]+): (.*?)\r?$", head)}
-            body = await self.reader.readexactly(int(headers["content-length"]))
-        return int(lines[0].split()[1]), headers, body
-
-    async def refusal(self) -> tuple[int, str]:
-        """The next answer, which is an error after which the connection ends: its status and code."""
-        status, headers, body = await self.answer()
-        said = msgspec.json.decode(body)
-        assert headers["connection"] == "close"
-        assert said["request_id"] == headers["x-request-id"]
-        assert await self.ended_within(3)
-        return status, said["code"]
-
-    async def ended_within(self, seconds: float) -> bool:
-        """Whether the server ends the connection, and says nothing before."""
-        try:
-            async with asyncio.timeout(seconds):
-                return await self.reader.read(1) == b""
-        except TimeoutError:
-            return False
-        except ConnectionError:
-            return True
-
-
 Connect = Callable[[], Any]
-
-
-@asynccontextmanager
-async def served(**options: Any) -> AsyncIterator[uvicorn.Server]:  # noqa: ANN401 - uvicorn's
-    config = uvicorn.Config(APP, port=0, http=BoundedProtocol, lifespan="off", log_config=None, **options)
-    server = uvicorn.Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    server.lifespan.state["settings"] = Settings(headers_timeout_s=HEADERS_TIMEOUT_S)
-    await server.startup()
-    try:
-        yield server
-    finally:
-        server.force_exit = True
-        await server.shutdown()
 
 
 @pytest.fixture
 async def connect(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
     monkeypatch.setattr(protocol, "LINGER_S", 0.2)
-    async with served(timeout_keep_alive=1) as server:
+    async with served(timeout_keep_alive=KEEP_ALIVE_S) as server:
         port = server.servers[0].sockets[0].getsockname()[1]
         opened: list[Connection] = []
 
@@ -341,6 +215,32 @@ async def test_an_offer_to_upgrade_is_passed_over(connect: Connect, upgrade: byt
     assert (await connection.answer())[2] == b"hello"
 
 
+async def test_the_body_after_an_offer_has_its_deadline(connect: Connect) -> None:
+    connection = await connect()
+    post = b"POST /echo HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+    await connection.send(post + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n{")
+    assert (await connection.answer())[0] == 408
+
+
+async def test_an_idle_connection_has_its_time_after_each_answer(connect: Connect) -> None:
+    connection = await connect()
+    for _ in range(4):
+        await connection.send(GET)
+        assert (await connection.answer())[2] == b"hello"
+        await asyncio.sleep(KEEP_ALIVE_S * 0.6)
+    assert not await connection.ended_within(KEEP_ALIVE_S * 0.2)
+    assert await connection.ended_within(KEEP_ALIVE_S)
+
+
+async def test_a_client_that_asks_is_told_to_continue(connect: Connect) -> None:
+    connection = await connect()
+    post = b"POST /echo HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+    await connection.send(post + b"Expect: 100-continue\r\n\r\n")
+    assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await connection.send(b"{}")
+    assert (await connection.answer())[2] == b"{}"
+
+
 async def raw_answer(connect: Connect, request: bytes) -> bytes:
     client = await connect()
     await client.send(request)
@@ -357,10 +257,17 @@ async def test_an_answer_without_a_body_has_its_head(connect: Connect) -> None:
     assert empty.endswith(b"\r\n\r\n")
 
 
-async def test_an_answer_that_breaks_off_is_cut_off_after_what_there_was(connect: Connect) -> None:
-    answer = await raw_answer(connect, b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.partition(b"\r\n\r\n")[2] == b""
+@pytest.mark.parametrize(("path", "beginning"), [("/broken", b""), ("/broken/late", b"HTTP/1.1 200 ")])
+async def test_an_answer_that_breaks_off_is_cut_off(connect: Connect, path: str, beginning: bytes) -> None:
+    """A head with nothing behind it has not left yet; with a piece of its body it has."""
+    answer = await raw_answer(connect, b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+    assert answer.startswith(beginning)
+    assert answer.partition(b"\r\n\r\n")[2] == (b"begun" if beginning else b"")
+
+
+async def test_a_header_cannot_smuggle_in_another(connect: Connect) -> None:
+    answer = await raw_answer(connect, b"GET /smuggle HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"x-other" not in answer.lower()
 
 
 async def test_head_and_body_leave_in_one_write(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:

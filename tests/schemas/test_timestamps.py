@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.timestamps import read_timestamp, timestamp_text
+from schemas import timestamps
+from schemas.timestamps import now_text, read_timestamp, timestamp_text
 
 _offsets = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 _instants = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=_offsets)  # noqa: DTZ001 - zoned there
@@ -22,6 +23,14 @@ def test_any_instant_is_kept_in_one_spelling(instant: datetime, zeros: int, lowe
     assert canonical.endswith("Z")
     assert datetime.fromisoformat(canonical) == instant
     assert read_timestamp(canonical) == (read, canonical)
+
+
+@given(st.integers(0, 253_402_300_799), st.integers(0, 999_999) | st.sampled_from([0, 100_000, 1]))
+def test_now_is_spelled_as_any_instant(seconds: int, microseconds: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timestamps, "time_ns", lambda: (seconds * 1_000_000 + microseconds) * 1_000 + 999)
+        instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds, microseconds=microseconds)
+        assert now_text() == timestamp_text(instant)
 
 
 @given(_instants, _instants)
