@@ -70,7 +70,7 @@ async def test_a_stall_counts_for_every_request_that_was_meant_to_go_out() -> No
         server.close()
     assert (outcome.events, outcome.failed) == (50, 0)
     # The stall of 400 ms is in the times of the 40 requests that were due meanwhile, less and less of it.
-    assert outcome.post["max_ms"] >= 400
+    assert outcome.post["max_ms"] >= 390  # timers are exact to some milliseconds
     assert 100 < outcome.post["p50_ms"] < 400
 
 
