@@ -3,7 +3,7 @@
 A transaction is safe to be done again: what was done already shows by the rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -148,7 +148,7 @@ class _Part(NamedTuple):
         return self._replace(arrivals=(), unstorable=[_unstorable(one, error) for one in self.arrivals])
 
 
-def _joined(reads: Iterable[Read]) -> list[Read]:
+def _joined(reads: Sequence[Read]) -> list[Read]:
     """As few as there can be, in order: a key that stands in two partitions keeps these apart.
 
     Which happens where a client has another partitioner than the others.
@@ -156,7 +156,7 @@ def _joined(reads: Iterable[Read]) -> list[Read]:
     joined: list[Read] = []
     keys: set[bytes] = set()
     for read in reads:
-        own = {arrival.event.id for arrival in read.arrivals}
+        own = {arrival.event.id for arrival in read.arrivals} if len(reads) > 1 else keys
         if joined and keys.isdisjoint(own):
             joined[-1] = joined[-1].plus(read)
             keys |= own

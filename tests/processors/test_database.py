@@ -43,3 +43,20 @@ async def test_a_transaction_that_is_not_answered_is_done_again_on_another_conne
         await database.stop()
     assert len(tries) > 1
     assert len(beats) > 1
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_was_ended_while_nobody_used_it_is_noticed_before_it_is_used(database_url: str) -> None:
+    async def pid(connection: AsyncConnection[Any]) -> int:
+        return connection.info.backend_pid
+
+    database = Database(Settings(database_url=database_url))
+    await database.start()
+    try:
+        first = await database.once(pid)
+        assert await database.once(pid) == first
+        async with await AsyncConnection.connect(database_url, autocommit=True) as other:
+            await other.execute("select pg_terminate_backend(%s, 5000)", (first,))
+        assert await database.once(pid) != first
+    finally:
+        await database.stop()
