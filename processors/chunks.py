@@ -3,11 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from aiokafka import ConsumerRecord
 from faust.serializers.schemas import Schema
 from faust.types import TP, AppT, ConsumerMessage, EventT, Message
 
-Records = list[ConsumerRecord[bytes | None, bytes | None]]
+from processors.ports import Record
+
+Records = list[Record]
 
 
 class Chunk(NamedTuple):

@@ -3,11 +3,11 @@
 A transaction is safe to be done again: what was done already shows by the rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import msgspec
 from psycopg import errors
@@ -19,7 +19,7 @@ from processors.handling import describe
 from processors.parts import REFUSED, write_in_parts
 from processors.pipeline import Owner, Plan, decide, needs_postgres, table_owner, table_value
 from processors.ports import Part
-from processors.records import Arrival, BadRecord, read_record
+from processors.records import Arrival, BadRecord, read_records
 from processors.rows import Row
 from processors.written import Written
 from schemas.errors import IDEMPOTENCY_CONFLICT, UNSTORABLE_EVENT
@@ -73,15 +73,7 @@ class Events:
         return _joined([self._read(part) for part in parts])
 
     def _read(self, part: Part) -> Read:
-        reader = self._reader
-        arrivals: list[Arrival] = []
-        bad: list[BadRecord] = []
-        for record in part.records:
-            item = read_record(reader, record)
-            if type(item) is Arrival:
-                arrivals.append(item)
-            else:
-                bad.append(cast(BadRecord, item))
+        arrivals, bad = read_records(self._reader, part.records)
         return Read([(part.partition, arrivals)], bad, [store.progress_to(part)])
 
     async def process(self, read: Read, lookup: Lookup) -> Written:
@@ -156,7 +148,7 @@ class _Part(NamedTuple):
         return self._replace(arrivals=(), unstorable=[_unstorable(one, error) for one in self.arrivals])
 
 
-def _joined(reads: Iterable[Read]) -> list[Read]:
+def _joined(reads: Sequence[Read]) -> list[Read]:
     """As few as there can be, in order: a key that stands in two partitions keeps these apart.
 
     Which happens where a client has another partitioner than the others.
@@ -164,7 +156,7 @@ def _joined(reads: Iterable[Read]) -> list[Read]:
     joined: list[Read] = []
     keys: set[bytes] = set()
     for read in reads:
-        own = {arrival.event.id for arrival in read.arrivals}
+        own = {arrival.event.id for arrival in read.arrivals} if len(reads) > 1 else keys
         if joined and keys.isdisjoint(own):
             joined[-1] = joined[-1].plus(read)
             keys |= own

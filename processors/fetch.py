@@ -5,6 +5,7 @@ in one step with the records, which is what lets a chunk state exactly the offse
 """
 
 import asyncio
+from itertools import islice
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -13,7 +14,8 @@ from aiokafka.errors import ConsumerStoppedError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from processors.chunks import Chunk
+from processors.chunks import Chunk, Records
+from processors.ports import Record
 
 
 class ChunkTaker:
@@ -98,10 +100,27 @@ class ChunkTaker:
     def _take_from(self, result: FetchResult, state: Any, records_max: int) -> Chunk | None:
         tp = TP(*result._topic_partition)
         start = state._position
-        records = result.getall(records_max)
+        records = _records(result, records_max)
         end = state._position
         if start is None or end == start:
             return None
         first = tp not in self._begun
         self._begun.add(tp)
         return Chunk(tp, start, end, records, self._consumer._coordinator.generation, first)
+
+
+def _records(result: Any, records_max: int) -> Records:
+    """What ``FetchResult.getall`` does, but with records of our own and one step each: at half the cost."""
+    if not result.check_assignment(result._topic_partition) or not result.has_more():
+        return []
+    unread = result._partition_records
+    unread._consumer_record = _record
+    records = list(islice(unread._records_iterator, records_max))
+    result._update_position()
+    if len(records) < records_max:
+        result._partition_records = None
+    return records
+
+
+def _record(tp: TopicPartition, read: Any) -> Record:
+    return Record(tp.topic, tp.partition, read.offset, read.timestamp, read.key, read.value, read.headers)

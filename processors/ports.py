@@ -5,10 +5,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-from aiokafka import ConsumerRecord
 
 Entry = tuple[bytes, bytes]
 """A key of the dedupe table and its value."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record as it was consumed. `timestamp` in milliseconds since 1970, its producer's or the broker's."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -47,7 +58,7 @@ class Part(NamedTuple):
 
     topic: str
     partition: int
-    records: Sequence[ConsumerRecord[bytes | None, bytes | None]]
+    records: Sequence[Record]
     end: int
     """The offset after what the chunk covers."""
 
@@ -59,9 +70,7 @@ class Processor(Protocol):
         """Get ready. Called once, before the first chunk; an exception ends the process."""
         ...
 
-    async def process_chunk(
-        self, topic: str, partition: int, records: Sequence[ConsumerRecord[bytes | None, bytes | None]]
-    ) -> Sequence[Entry]:
+    async def process_chunk(self, topic: str, partition: int, records: Sequence[Record]) -> Sequence[Entry]:
         """Process `records`, in order, and return what to put in the dedupe table for `partition`.
 
         When it returns, everything that must outlive a crash is safe: the chunk is acknowledged next. Called for one

@@ -13,8 +13,7 @@ from processors import events, failpoints, metrics, outbox, retries
 from processors.attempts import Attempts
 from processors.database import Database
 from processors.handling import load_handlers
-from processors.ports import Context, Entry, Part
-from processors.records import Record
+from processors.ports import Context, Entry, Part, Record
 from processors.runner import Runner
 from processors.suspects import Suspects
 from processors.upkeep import Upkeep

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import cast
 
 import msgspec
-from aiokafka import ConsumerRecord
 
+from processors.ports import Record
 from schemas.errors import INVALID_JSON, KEY_MISMATCH, UNREADABLE_RECORD
 from schemas.event import Event, EventReader, InvalidEventError
-
-Record = ConsumerRecord[bytes | None, bytes | None]
 
 EXTERNAL = "EXTERNAL"
 SYSTEM = "SYSTEM"
 
+_READ_AT_ONCE = 200  # few enough to stay in the processor's cache
 _RECEIVED_TIMES_REMEMBERED = 1_024
 _REASON_CHARACTERS_MAX = 1_000
 _LATEST_MS = 253_402_300_799_000  # the last second of the year 9999
@@ -40,22 +40,42 @@ class BadRecord(msgspec.Struct, frozen=True):
     event_id: bytes | None = None
 
 
+def read_records(reader: EventReader, records: Sequence[Record]) -> tuple[list[Arrival], list[BadRecord]]:
+    """Read records, from whoever published them: the events, and what is none, each in order."""
+    arrivals: list[Arrival] = []
+    bad: list[BadRecord] = []
+    for start in range(0, len(records), _READ_AT_ONCE):
+        some = records[start : start + _READ_AT_ONCE]
+        for record, read in zip(some, reader.read_many([one.value or b"" for one in some]), strict=True):
+            item = _item(record, read)
+            if type(item) is Arrival:
+                arrivals.append(item)
+            else:
+                bad.append(cast(BadRecord, item))
+    return arrivals, bad
+
+
 def read_record(reader: EventReader, record: Record) -> Arrival | BadRecord:
-    """Read one record, from whoever published it."""
+    """Read one record."""
+    return _item(record, reader.read_many([record.value or b""])[0])
+
+
+def _item(record: Record, read: Event | InvalidEventError) -> Arrival | BadRecord:
     if record.value is None:
         return BadRecord(UNREADABLE_RECORD, "the record has no value", record)
-    try:
-        event = reader.read(record.value)
-    except InvalidEventError as error:
-        code = UNREADABLE_RECORD if error.code is INVALID_JSON else error.code.code
-        return BadRecord(code, str(error)[:_REASON_CHARACTERS_MAX], record)
-    if record.key != event.program.key:
-        reason = f"the record's key must be its program_id, {event.program.text}, in lower case"
-        return BadRecord(KEY_MISMATCH, reason, record, event.program.packed, event.id)
-    received_at = _received_at(record.headers)
-    if received_at is None:
-        return Arrival(event, record.offset, record_time(record), SYSTEM, record)
-    return Arrival(event, record.offset, received_at, EXTERNAL, record)
+    if isinstance(read, InvalidEventError):
+        code = UNREADABLE_RECORD if read.code is INVALID_JSON else read.code.code
+        return BadRecord(code, str(read)[:_REASON_CHARACTERS_MAX], record)
+    if record.key != read.program.key:
+        reason = f"the record's key must be its program_id, {read.program.text}, in lower case"
+        return BadRecord(KEY_MISMATCH, reason, record, read.program.packed, read.id)
+    for name, value in record.headers:
+        if name == "received-at":
+            received_at = _parsed_time(value or b"")
+            if received_at is not None:
+                return Arrival(read, record.offset, received_at, EXTERNAL, record)
+            break
+    return Arrival(read, record.offset, record_time(record), SYSTEM, record)
 
 
 def record_time(record: Record) -> datetime:
@@ -69,12 +89,6 @@ def header(headers: Sequence[tuple[str, bytes]], name: str) -> bytes | None:
         if found == name:
             return value
     return None
-
-
-def _received_at(headers: Sequence[tuple[str, bytes]]) -> datetime | None:
-    """When the gateway received the event; None where no gateway says so."""
-    value = header(headers, "received-at")
-    return None if value is None else _parsed_time(value)
 
 
 @lru_cache(maxsize=_RECEIVED_TIMES_REMEMBERED)

@@ -15,8 +15,8 @@ from processors.attempts import Attempted, Attempts
 from processors.database import Database
 from processors.handling import Job
 from processors.parts import write_in_parts
-from processors.ports import Part
-from processors.records import Arrival, BadRecord, Record, header, read_record
+from processors.ports import Part, Record
+from processors.records import Arrival, BadRecord, header, read_record
 from processors.written import Written
 from schemas.errors import UNKNOWN_RETRY
 from schemas.event import EventReader

@@ -11,8 +11,8 @@ from psycopg.types.json import Jsonb
 
 from processors.handling import storable_text
 from processors.pipeline import Owner, Repeat
-from processors.ports import Part
-from processors.records import Arrival, BadRecord, Record, record_time
+from processors.ports import Part, Record
+from processors.records import Arrival, BadRecord, record_time
 from processors.rows import COPY, Row, encode_rows
 from schemas.identity import uuid_text
 from schemas.timestamps import timestamp_text

@@ -93,9 +93,10 @@ class EventReader:
         self._max_event_bytes = max_event_bytes
         self._digits_max = max(_DIGITS_MAX, 4 * max_event_bytes)
         self._numbers = exact.NumberReader(self._digits_max)
-        self._decode = msgspec.json.Decoder(Fields, float_hook=self._numbers.read).decode
-        self._decode_batch = msgspec.json.Decoder(_Batch, float_hook=self._numbers.read).decode
-        self._encode = msgspec.json.Encoder(order="deterministic", decimal_format="number").encode
+        self._decode = msgspec.json.Decoder(Fields, float_hook=self._numbers.hook).decode
+        self._decode_batch = msgspec.json.Decoder(_Batch, float_hook=self._numbers.hook).decode
+        encoder = msgspec.json.Encoder(order="deterministic", decimal_format="number")
+        self._encode, self._encode_lines = encoder.encode, encoder.encode_lines
         self._colons_normalized = 0  # of what is being read
 
     def read(self, raw: bytes) -> Event:
@@ -105,6 +106,11 @@ class EventReader:
             fields = self._decode(raw)
         except _NOT_DECODED as error:
             raise explain(raw, error, self._digits_max) from None
+        return self._checked(raw, fields)
+
+    def _checked(self, raw: bytes, fields: Fields) -> Event:
+        """The event of `fields`, as which `raw` was decoded. Raises :class:`InvalidEventError`."""
+        self._colons_normalized = 0
         event = self._event(fields)
         colons = self._colons_normalized
         if not exact.looks_exact(raw, event.record, colons, fields.event_data):
@@ -125,6 +131,51 @@ class EventReader:
         except (*_NOT_DECODED, InvalidEventError):
             return None
         return events if self._look_exact(raw, events) else None
+
+    def read_many(self, raws: Sequence[bytes]) -> list[Event | InvalidEventError]:
+        """What :meth:`read` gives for each of the JSON objects `raws`, or raises: at a quarter less, where all is well.
+
+        That is where each can be decoded; and what is in canonical form already, as gateways publish it, costs less.
+        """
+        self._restart()
+        try:
+            decoded = list(map(self._decode, raws))
+        except _NOT_DECODED:
+            return [self._read_or_error(raw) for raw in raws]
+        lines = self._encode_lines(decoded).split(b"\n")
+        events: list[Event | InvalidEventError] = []
+        for raw, fields, line in zip(raws, decoded, lines, strict=False):  # the last line is the empty one after all
+            event = self._canonical(raw, fields) if raw == line else None
+            events.append(event or self._checked_or_error(raw, fields))
+        return events
+
+    def _canonical(self, raw: bytes, fields: Fields) -> Event | None:
+        """The event of `raw` where its record is sure to be the same bytes; `fields` are encoded as `raw`."""
+        owner = program(fields.program_id)
+        if owner is None or owner.text != fields.program_id or len(raw) > self._max_event_bytes:
+            return None
+        try:
+            timestamp, text = read_timestamp(fields.event_timestamp)
+        except ValueError:
+            return None
+        if text is not fields.event_timestamp or (fields.external_id is None and fields.participant_id is None):
+            return None
+        if not exact.is_exact(raw, fields.event_data):
+            return None
+        id_ = event_id(owner.packed, fields.idempotency_key)
+        return Event(id_, sha256(raw).digest()[:16], owner, fields, timestamp, raw)
+
+    def _read_or_error(self, raw: bytes) -> Event | InvalidEventError:
+        try:
+            return self.read(raw)
+        except InvalidEventError as error:
+            return error
+
+    def _checked_or_error(self, raw: bytes, fields: Fields) -> Event | InvalidEventError:
+        try:
+            return self._checked(raw, fields)
+        except InvalidEventError as error:
+            return error
 
     def _restart(self) -> None:
         self._numbers.restart()

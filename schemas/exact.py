@@ -17,6 +17,7 @@ DIGITS_MAX = 4_000
 
 _SMALL_DIGITS = 19
 _WHOLE_WEIGHT = 4
+_REMEMBERED_MAX = 16_384
 _TOO_DEEP = f"is nested deeper than {DEPTH_MAX} levels"
 _CONTEXT = decimal.Context(prec=DIGITS_MAX + 8, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
 
@@ -46,6 +47,9 @@ class NumberReader:
         self._digits_max = digits_max
         self._digits = 0
 
+        self.hook: Callable[[str], int | Decimal] = _Remembered(self.read).__getitem__
+        """As `read`; a number in a spelling met before costs a tenth."""
+
     def restart(self) -> None:
         """Forget the digits counted so far."""
         self._digits = 0
@@ -62,6 +66,22 @@ class NumberReader:
             if self._digits > self._digits_max:
                 raise ValueError("is one of too many long numbers: their digits, written out, are more than is kept")
         return number if exponent < 0 else int(format(number, "f"))  # ten times as fast as int(number)
+
+
+class _Remembered(dict[str, int | Decimal]):
+    """Numbers by their spelling, the latest few thousand of the short ones: prices repeat."""
+
+    def __init__(self, read: Callable[[str], int | Decimal]) -> None:
+        super().__init__()
+        self._read = read
+
+    def __missing__(self, text: str) -> int | Decimal:
+        number = self._read(text)
+        if len(text) <= _SMALL_DIGITS and "e" not in text and "E" not in text:  # else its digits may have to be counted
+            if len(self) >= _REMEMBERED_MAX:
+                self.clear()
+            self[text] = number
+        return number
 
 
 def normalized(text: str) -> tuple[Decimal, int]:
@@ -90,6 +110,13 @@ def looks_exact(raw: bytes, canonical: bytes, colons_normalized: int, data: dict
         (raw == canonical or raw.count(b":") - colons_normalized == colons)
         and hides_nothing(raw)
         and depth_is_kept(canonical, colons, data)
+    )
+
+
+def is_exact(canonical: bytes, data: dict[str, Any]) -> bool:
+    """Whether what came as `canonical` is free of all that :func:`looks_exact` looks for; as cheap and one-sided."""
+    return (b"\\" not in canonical or _telling_escape(canonical) is None) and (
+        canonical.count(b":") + canonical.count(b"[") < DEPTH_MAX or _levels_are_few(data)
     )
 
 

@@ -10,6 +10,7 @@ _PROGRAMS_REMEMBERED = 65_536
 _UUID_CHARACTERS = 36
 
 _OTHER_BITS = (1 << 128) - 1 - (0xF000 << 64 | 0xC000 << 48)  # than those of version and variant
+_SHA1_BITS_UNUSED = 160 - 128
 _VERSION_5 = 0x5000 << 64 | 0x8000 << 48
 
 _is_uuid_text = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
@@ -40,7 +41,7 @@ def _program(text: str) -> Program | None:
 def event_id(program_packed: bytes, idempotency_key: str) -> bytes:
     """The 16 bytes of UUIDv5(namespace=program_id, name=idempotency_key), RFC 9562 section 5.5."""
     digest = sha1(program_packed + idempotency_key.encode(), usedforsecurity=False).digest()
-    return (int.from_bytes(digest[:16], "big") & _OTHER_BITS | _VERSION_5).to_bytes(16, "big")
+    return (int.from_bytes(digest) >> _SHA1_BITS_UNUSED & _OTHER_BITS | _VERSION_5).to_bytes(16)
 
 
 def uuid_text(packed: bytes) -> str:

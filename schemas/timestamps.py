@@ -11,10 +11,10 @@ from time import gmtime, strftime, time_ns
 _parts = re.compile(
     r"\d{4}-\d\d-\d\d[Tt](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.(\d+))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
 ).fullmatch
-# The canonical spelling of all but impossible instants, which most senders use.
-_is_canonical = re.compile(
-    r"[0-9]{4}-[0-9][0-9]-[0-9][0-9]T(?:[01][0-9]|2[0-3]):[0-9][0-9]:[0-9][0-9](?:\.[0-9]{0,5}[1-9])?Z"
-).fullmatch
+# The canonical spelling, digits aside, which most senders use: a third of what a regular expression costs.
+_CANONICAL_WHOLE = b"0000-00-00T00:00:00Z"
+_CANONICAL = {_CANONICAL_WHOLE} | {b"0000-00-00T00:00:00.%sZ" % (b"0" * digits) for digits in range(1, 7)}
+_DIGITS_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _FINEST_DIGITS = 6
 _NOT_STORABLE = "is no date and time that can be stored (years 0001 to 9999, no leap second)"
 
@@ -24,11 +24,12 @@ PATTERN = r"^(?!0000-|0001-01-01|9999-12-31)\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.
 
 def read_timestamp(text: str) -> tuple[datetime, str]:
     """The instant that `text` names, in UTC, and its canonical spelling. Raises ValueError saying what is wrong."""
-    if _is_canonical(text):
+    shape = text.encode().translate(_DIGITS_AS_ZERO)
+    if shape in _CANONICAL and (text[-2] != "0" or shape == _CANONICAL_WHOLE) and text[11:13] != "24":
         try:
             return datetime.fromisoformat(text), text
         except ValueError:
-            raise ValueError(_NOT_STORABLE) from None
+            pass  # for the slow way to say what is wrong
     match = _parts(text)
     if match is None:
         raise ValueError("must be RFC 3339 with an offset, such as 2024-01-15T10:30:00Z")

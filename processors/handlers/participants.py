@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
+from processors.arrays import text_array
 from processors.handling import Job
 from schemas.identity import event_id, uuid_text
 
@@ -169,7 +170,7 @@ def _columns(sights: Sequence[_Sight]) -> dict[str, Any]:
     return {
         "programs": _uuids([sight.program for sight in sights]),
         "participants": _uuids([sight.participant for sight in sights]),
-        "externals": [sight.external for sight in sights],
+        "externals": text_array([sight.external for sight in sights]),
         "events": _uuids([sight.event.hex() for sight in sights]),
     }
 

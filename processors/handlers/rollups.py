@@ -29,6 +29,8 @@ update headrace.hourly h set events = h.events - u.events
 from u where h.program_id = u.program_id and h.hour = u.hour and h.status = u.status
 """
 
+_HOUR = len("2024-01-15T10")  # of a timestamp's canonical spelling, which is in UTC
+
 
 class Rollups:
     """Counts events when they get their final status; a retried event moves from FAILED to what it becomes."""
@@ -41,17 +43,15 @@ class Rollups:
             await connection.execute(_TAKE_BACK, _columns(again))
 
 
-def _columns(finishes: Sequence[Finish]) -> list[Any]:
-    counts: Counter[tuple[str, Any, str]] = Counter()
-    for job, status in finishes:
-        hour = job.event.timestamp.replace(minute=0, second=0, microsecond=0)
-        counts[job.event.program.text, hour, status] += 1
-    keys = list(counts)
+def _columns(finishes: Sequence[Finish]) -> list[str]:
+    counts = Counter(
+        [(job.event.program.text, job.event.fields.event_timestamp[:_HOUR], status) for job, status in finishes]
+    )
     return [
-        "{" + ",".join(program for program, _, _ in keys) + "}",
-        [hour for _, hour, _ in keys],
-        [status for _, _, status in keys],
-        list(counts.values()),
+        "{" + ",".join([program for program, _, _ in counts]) + "}",
+        "{" + ",".join([f"{hour}:00:00Z" for _, hour, _ in counts]) + "}",
+        "{" + ",".join([status for _, _, status in counts]) + "}",
+        "{" + ",".join(map(str, counts.values())) + "}",
     ]
 
 

@@ -10,11 +10,9 @@ from unittest import mock
 
 import msgspec
 import psycopg
-from aiokafka import ConsumerRecord
 
-from processors.ports import Context, Outgoing, Part
+from processors.ports import Context, Outgoing, Part, Record
 from processors.processor import Processor
-from processors.records import Record
 from schemas import topics
 from schemas.settings import Settings
 from tests import handlers_for_tests
@@ -39,8 +37,8 @@ def record(  # noqa: PLR0913 - a record has so many parts
     headers: Headers = (),
     timestamp: int = WRITTEN_AT_MS,
 ) -> Record:
-    """A record as aiokafka hands it over."""
-    return ConsumerRecord(topic, partition, offset, timestamp, 0, key, value, None, -1, -1, tuple(headers))
+    """A record as it was consumed."""
+    return Record(topic, partition, offset, timestamp, key, value, headers)
 
 
 def payload(program_id: str, key: str, data: object = None, **fields: object) -> bytes:

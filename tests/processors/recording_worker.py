@@ -12,12 +12,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from aiokafka import ConsumerRecord
 from aiokafka.consumer.group_coordinator import CoordinatorGroupRebalance
 from aiokafka.errors import KafkaError
 
 from processors.app import create_app, run
-from processors.ports import Context, Entry
+from processors.ports import Context, Entry, Record
 from schemas.settings import Settings, load
 
 
@@ -33,9 +32,7 @@ class Recorder:
     async def start(self, context: Context) -> None:
         self._context = context
 
-    async def process_chunk(
-        self, topic: str, partition: int, records: Sequence[ConsumerRecord[bytes | None, bytes | None]]
-    ) -> Sequence[Entry]:
+    async def process_chunk(self, topic: str, partition: int, records: Sequence[Record]) -> Sequence[Entry]:
         values = [record.value or b"-" for record in records]
         ids = [value.rjust(16, b"0")[:16] for value in values]
         known = self._context.lookup(partition, ids)

@@ -43,3 +43,25 @@ async def test_a_transaction_that_is_not_answered_is_done_again_on_another_conne
         await database.stop()
     assert len(tries) > 1
     assert len(beats) > 1
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_was_ended_while_nobody_used_it_is_noticed_before_it_is_used(database_url: str) -> None:
+    async def pid(connection: AsyncConnection[Any]) -> int:
+        return connection.info.backend_pid
+
+    settings = Settings(database_url=database_url, worker_id="worker-whose-connections-end")
+    database = Database(settings)
+    await database.start()
+    try:
+        await database.once(pid)
+        async with await AsyncConnection.connect(database_url, autocommit=True) as other:
+            ended = await other.execute(
+                "select pid, pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = %s",
+                (f"headrace {settings.worker_id}",),
+            )
+            pids = {row[0] for row in await ended.fetchall()}
+        assert pids
+        assert await database.once(pid) not in pids
+    finally:
+        await database.stop()

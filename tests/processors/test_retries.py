@@ -10,7 +10,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from processors.handling import Job
-from processors.records import Record
+from processors.ports import Record
 from processors.runner import Outcome
 from schemas import topics
 from tests import handlers_for_tests
