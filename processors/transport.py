@@ -103,7 +103,7 @@ class ChunkConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ledger = Ledger()
-        self.chunk_records_max = 2_000
+        self.chunk_records_max = 4_000
         self._in_flight = 0
         self._last_was_large = False
         self._ack_event = asyncio.Event()

@@ -88,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "processors.handlers.participants:participants,processors.handlers.rollups:rollups"
     )
     handler_timeout_s: Annotated[float, _SECONDS, _doc("Longest time the handlers may take for one chunk", "s")] = 30.0
-    chunk_events_max: Annotated[int, _COUNT, _doc("Most records of one Postgres transaction", "events")] = 2_000
+    chunk_events_max: Annotated[int, _COUNT, _doc("Most records of one Postgres transaction", "events")] = 4_000
     table_store: Annotated[Literal["rocksdb", "memory"], _doc("Where a worker keeps its dedupe table")] = "rocksdb"
     table_dir: Annotated[str, _doc("Folder of the workers' dedupe tables", "path")] = ".headrace/tables"
     session_timeout_ms: Annotated[

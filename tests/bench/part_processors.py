@@ -25,7 +25,7 @@ PART = "processors"
 _TOPIC = "events"
 _PLAIN_TOPIC = "bench.plain"
 _MINIMAL_GROUP = "headrace-minimal"
-_COPY_ROWS = 2_000  # as many as a chunk has
+_COPY_ROWS = 4_000  # as many as a chunk has
 _FIND = sql.SQL("declare found no scroll cursor for select ctid from headrace.events limit {}")
 # The hash of jsonb takes 400.0 and 400 for the same value, as the contract does; texts would differ.
 _DIGEST = sql.SQL("""
