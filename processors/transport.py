@@ -32,7 +32,7 @@ SCHEME = "headrace"
 BUNDLES_IN_FLIGHT_MAX = 3
 """Bundles of chunks taken and not yet done with: as many as there are stages. Where the last one was not large, records
 gather until it is done with, as in Nagle's algorithm (RFC 896): more of them then share what a bundle itself costs."""
-_LARGE = 0.5
+_LARGE = 0.15
 """Of the most records that a bundle takes."""
 POLL_S = 0.2
 """Longest wait for records before the loop looks again at what changed around it."""
