@@ -79,7 +79,7 @@ class Delivery:
                 await asyncio.sleep(_BACKOFF_S)
                 await self._client.force_metadata_update()
                 self._send_built(batches)
-        except Exception as error:
+        except Exception as error:  # whatever it was: nobody else settles these batches, and their requests would hang
             log.exception("batches could not be delivered")
             for partition in batches:
                 self._settle(partition, error)
