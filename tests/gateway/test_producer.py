@@ -38,6 +38,9 @@ async def topic(kafka: str, monkeypatch: pytest.MonkeyPatch) -> str:
         await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs={"max.message.bytes": "2097152"})])
     finally:
         await admin.close()
+    async with AIOKafkaConsumer(bootstrap_servers=kafka) as consumer:
+        # Asked until a leader of each answers: of a topic just made, a broker may say that it does not lead it.
+        await consumer.end_offsets([TopicPartition(name, number) for number in range(PARTITIONS)])
     monkeypatch.setattr(topics, "EVENTS", name)
     return name
 
