@@ -106,11 +106,11 @@ class Intake:
         try:
             batches = self.producer.append(records)
         except (QueueFullError, KafkaUnreachableError):
-            return _indexes(items)
+            return set(_indexes(items))
         unacknowledged = await _unacknowledged(set(batches), self.patience)
         if not unacknowledged:
             return set()
-        return {index for index, batch in zip(sorted(_indexes(items)), batches, strict=True) if batch in unacknowledged}
+        return {index for index, batch in zip(_indexes(items), batches, strict=True) if batch in unacknowledged}
 
 
 class TakenIn(msgspec.Struct):
@@ -140,8 +140,8 @@ def _record(event: Event, shared: Headers) -> tuple[bytes, bytes, Headers]:
     return event.program.key, event.record, hints
 
 
-def _indexes(items: Sequence[Item]) -> set[int]:
-    return {index for index, item in enumerate(items) if isinstance(item, Event)}
+def _indexes(items: Sequence[Item]) -> list[int]:
+    return [index for index, item in enumerate(items) if isinstance(item, Event)]
 
 
 async def _unacknowledged(batches: set[Batch], patience: Patience) -> set[Batch]:

@@ -69,13 +69,10 @@ def _item(record: Record, read: Event | InvalidEventError) -> Arrival | BadRecor
     if record.key != read.program.key:
         reason = f"the record's key must be its program_id, {read.program.text}, in lower case"
         return BadRecord(KEY_MISMATCH, reason, record, read.program.packed, read.id)
-    for name, value in record.headers:
-        if name == "received-at":
-            received_at = _parsed_time(value or b"")
-            if received_at is not None:
-                return Arrival(read, record.offset, received_at, EXTERNAL, record)
-            break
-    return Arrival(read, record.offset, record_time(record), SYSTEM, record)
+    received_at = _parsed_time(header(record.headers, "received-at") or b"")
+    if received_at is None:
+        return Arrival(read, record.offset, record_time(record), SYSTEM, record)
+    return Arrival(read, record.offset, received_at, EXTERNAL, record)
 
 
 def record_time(record: Record) -> datetime:
