@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
 import pytest
@@ -54,6 +54,18 @@ async def producing(kafka: str, max_in_flight_events: int = 20_000) -> AsyncIter
         yield producer
     finally:
         await producer.stop()
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A child that stands still from the first line on: one of many threads goes on for tens of ms after the signal."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def until_connected(producer: Producer, but_not: object = None) -> None:
@@ -265,14 +277,11 @@ async def test_a_frozen_broker_is_waited_out_and_has_each_record_once(
     pid = running_backend.processes["kafka"].pid
     async with producing(kafka) as producer:
         await acknowledged(producer.append(records_of(10)))
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(pid):
             batches = producer.append(records_of(10))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(batches[0].acknowledged), 2)
             assert producer.in_flight_events == 10
-        finally:
-            os.kill(pid, signal.SIGCONT)
         await acknowledged(batches)
         assert producer.in_flight_events == 0
     assert len(await read_all(kafka, topic)) == 20
@@ -288,16 +297,13 @@ async def test_what_a_client_leaves_behind_is_given_up_and_its_partition_goes_on
     pid = running_backend.processes["kafka"].pid
     async with producing(kafka) as producer:
         await acknowledged(producer.append(records_of(10)))
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(pid):
             batches = producer.append(records_of(1))
             await asyncio.sleep(0.1)
             producer._failed.set()  # noqa: SLF001 - as another partition's lost batch does
             with pytest.raises(NotAcknowledgedError):
                 await asyncio.wait_for(asyncio.shield(batches[0].acknowledged), WAIT_S)
             assert producer.in_flight_events == 0
-        finally:
-            os.kill(pid, signal.SIGCONT)
         await until_connected(producer)
         await acknowledged(producer.append(records_of(10)))
         assert producer.in_flight_events == 0
