@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import psutil
@@ -53,6 +54,13 @@ class Spent(NamedTuple):
 def ratio(cost: float, other: float) -> float | None:
     """`cost` over `other`; None where the clock's ticks (10 ms) were too coarse to see the other at all."""
     return cost / other if other > 0 else None
+
+
+def beside(costs: Sequence[float], others: Sequence[float]) -> float | None:
+    """The ratio of two costs that were measured in turns: the median of the rounds, each against the one beside it."""
+    found = [ratio(cost, other) for cost, other in zip(costs, others, strict=True)]
+    seen = [each for each in found if each is not None]
+    return median(seen) if seen else None
 
 
 class Meter:

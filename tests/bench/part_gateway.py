@@ -7,13 +7,14 @@ machine or in Kafka meanwhile falls on all of them alike.
 import http.client
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, reduce
+from typing import NamedTuple
 
 import msgspec
 
 from deploy.process import Process
 from tests.bench.bed import Bed, environment, wait_until
-from tests.bench.cpu import Spent, memory_mb, ratio
+from tests.bench.cpu import Spent, beside, memory_mb
 from tests.bench.generator import Generator
 from tests.bench.load import Order, Outcome, Target
 from tests.bench.report import Goal, Row
@@ -26,23 +27,39 @@ _NUMBERS_EACH = 10**9  # every server gets event numbers of its own: all of them
 _MB_MAX = 150.0
 
 
+class Round(NamedTuple):
+    """One turn of a server: what it was asked, and what that took."""
+
+    outcome: Outcome
+    spent: Spent
+
+
 class Server(msgspec.Struct):
     """One of the servers that are compared, with a load generator of its own, and what its rounds came to."""
 
     name: str
     process: Process
     generator: Generator
-    events: int = 0
-    spent: Spent = Spent(0.0, {})
-    outcomes: list[Outcome] = []
+    rounds: list[Round] = []
+
+    @property
+    def events(self) -> int:
+        """Events of all rounds."""
+        return sum(each.outcome.events for each in self.rounds)
+
+    @property
+    def spent(self) -> Spent:
+        """What all rounds took."""
+        return reduce(Spent.plus, [each.spent for each in self.rounds])
 
     def us(self, name: str) -> float:
-        """CPU µs an event of one of the processes, since :meth:`forget`."""
+        """CPU µs an event of one of the processes, over all rounds."""
         return self.spent.us_per_event(self.events)[name]
 
-    def forget(self) -> None:
-        """Begin anew."""
-        self.events, self.spent, self.outcomes = 0, Spent(0.0, {}), []
+    @property
+    def process_us(self) -> list[float]:
+        """What each round cost its process, an event."""
+        return [each.spent.us_per_event(each.outcome.events)["process"] for each in self.rounds]
 
 
 def measure(bed: Bed, sizes: Sizes) -> Iterator[Row]:
@@ -89,15 +106,13 @@ def _ready(port: int) -> bool:
 
 def _rounds(bed: Bed, servers: Sequence[Server], sizes: Sizes, batch: int) -> None:
     for server in servers:
-        server.forget()
+        server.rounds = []
         server.generator.carry_out(Order(sizes.warm_s, batch, _CONNECTIONS[batch]))
     for _ in range(sizes.rounds):
         for server in servers:
             meter = bed.meter(process=server.process.pid, load=server.generator.pid)
             outcome = server.generator.carry_out(Order(sizes.round_s, batch, _CONNECTIONS[batch]))
-            server.spent = server.spent.plus(meter.spent())
-            server.events += outcome.events
-            server.outcomes.append(outcome)
+            server.rounds.append(Round(outcome, meter.spent()))
 
 
 def _rows(servers: dict[str, Server], batch: int) -> Iterator[Row]:
@@ -118,15 +133,16 @@ def _rows(servers: dict[str, Server], batch: int) -> Iterator[Row]:
         row = _row(server, what)
         row.settings = _settings(name, batch)
         if name in {"strict", "deferred"}:
-            row.to_baseline = ratio(server.us("process"), servers["plain"].us("process"))
-            row.to_limit = ratio(server.us("process"), servers["bare"].us("process"))
+            row.to_baseline = beside(server.process_us, servers["plain"].process_us)
+            row.to_limit = beside(server.process_us, servers["bare"].process_us)
             wanted = goals.get((name, batch), [])
             row.goals += [Goal(f"µs {label}", server.us(key), bound, "µs") for label, bound, key in wanted]
         yield row
 
 
 def _row(server: Server, what: str) -> Row:
-    failed = sum(outcome.failed for outcome in server.outcomes)
+    outcomes = [each.outcome for each in server.rounds]
+    failed = sum(outcome.failed for outcome in outcomes)
     return Row(
         what,
         PART,
@@ -139,9 +155,10 @@ def _row(server: Server, what: str) -> Row:
         details={
             "events": server.events,
             "failed": failed,
-            "first_failure": next((outcome.wrong for outcome in server.outcomes if outcome.wrong), ""),
-            "request_p50_ms": [outcome.post.get("p50_ms", 0.0) for outcome in server.outcomes],
-            "request_p99_ms": [outcome.post.get("p99_ms", 0.0) for outcome in server.outcomes],
+            "first_failure": next((outcome.wrong for outcome in outcomes if outcome.wrong), ""),
+            "process_us": server.process_us,
+            "request_p50_ms": [outcome.post.get("p50_ms", 0.0) for outcome in outcomes],
+            "request_p99_ms": [outcome.post.get("p99_ms", 0.0) for outcome in outcomes],
         },
     )
 

@@ -7,8 +7,8 @@ class Sizes(msgspec.Struct, frozen=True):
     """Amounts and times of a run. Times in seconds."""
 
     warm_s: float = 1.5
-    round_s: float = 2.5
-    rounds: int = 3
+    round_s: float = 1.5
+    rounds: int = 9
     backlog_records: int = 500_000
     plain_records: int = 40_000
     copied_rows: int = 200_000

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.bench.compare import compare
+from tests.bench.cpu import beside
 from tests.bench.load import Load, Order, Target
 from tests.bench.report import Goal, Report, Row, markdown, table
 
@@ -48,6 +49,13 @@ def test_runs_agree_within_fifteen_percent_and_not_beyond() -> None:
     text, agree = compare([_report(0.50), _report(0.58)])
     assert not agree
     assert "gateway ÷ baseline: 0.500, 0.580" in text
+
+
+def test_one_slow_round_does_not_move_a_ratio() -> None:
+    assert beside([10.0, 30.0, 10.0], [20.0, 20.0, 20.0]) == 0.5
+    assert beside([10.0, 15.0, 10.0], [20.0, 30.0, 20.0]) == 0.5  # slow for both
+    assert beside([1.0, 2.0], [0.0, 4.0]) == 0.5  # a round below the clock's ticks says nothing
+    assert beside([1.0], [0.0]) is None
 
 
 @pytest.mark.anyio
