@@ -74,10 +74,7 @@ class Bed:
 
     def checkpoint(self) -> None:
         """Have Postgres write out what earlier work left, so that the next piece does not pay for it."""
-        server = local_postgres.load(self.folder / _BACKEND / "postgres")
-        if server is not None:
-            with psycopg.connect(server.superuser_url, autocommit=True) as connection:
-                connection.execute("checkpoint")
+        checkpoint(self.folder / _BACKEND)
 
     def meter(self, **pids: int) -> Meter:
         """Counts the CPU of Kafka, of Postgres and of the processes given by name."""
@@ -112,6 +109,14 @@ async def _delete_topics(kafka: str) -> None:
         raise TimeoutError("the topics are still there")
     finally:
         await admin.close()
+
+
+def checkpoint(backend_folder: Path) -> None:
+    """Have Postgres write out what it has in memory. The next change of each page then writes all of it to the WAL."""
+    server = local_postgres.load(backend_folder / "postgres")
+    if server is not None:
+        with psycopg.connect(server.superuser_url, autocommit=True) as connection:
+            connection.execute("checkpoint")
 
 
 def environment(stack: Stack, **settings: str) -> dict[str, str]:

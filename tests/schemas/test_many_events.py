@@ -28,7 +28,7 @@ def many_read(raws: list[bytes], reader: EventReader = READER) -> list[Event | t
     return [one if isinstance(one, Event) else (one.code, one.field, one.message) for one in reader.read_many(raws)]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(hostile_objects, st.booleans()), min_size=1, max_size=4), rngs)
 def test_many_are_read_as_one_by_one(samples: list[tuple[Pairs, bool]], rng: random.Random) -> None:
     texts = []

@@ -15,13 +15,14 @@ from typing import Any
 
 import msgspec
 
+from tests.bench.bed import checkpoint
 from tests.bench.growth import costs, fill, lists, report
 from tests.bench.growth.world import World, world
 
 STEPS = ("fill", "drain", "lists", "claims")
 _GB_PER_MILLION_EVENTS = 1.5
-# As a gateway that has run for a while: each page of the primary key was read once.
-_CLAIMS_WARM = 150_000
+# As on a system that has run for a while since its last checkpoint: most pages of the primary key were touched once.
+_WARM = 150_000
 _GB_BESIDE = 6  # WAL, Kafka's log, room to make indexes
 
 
@@ -36,7 +37,7 @@ def main() -> None:
             with world(folder) as started:
                 for size in sizes:
                     for step in STEPS if options.only is None else (options.only,):
-                        _keep(folder, size, _take(started, step, size, options, last))
+                        _keep(folder, size, _take(started, step, size, options, folder, last))
                         sys.stdout.write(f"{size:,} events: {step} done\n")
                         sys.stdout.flush()
         if options.only in (None, "report"):
@@ -82,17 +83,21 @@ def _check_room(folder: Path, events: int) -> None:
         sys.exit(f"{folder} has {free_gb:.0f} GB free; {events:,} events need {needed_gb:.0f} GB")
 
 
-def _take(started: World, step: str, size: int, options: argparse.Namespace, last: int) -> dict[str, Any]:
+def _take(started: World, step: str, size: int, options: argparse.Namespace, folder: Path, last: int) -> dict[str, Any]:
     """One step's results."""
     seed = options.seed + size  # no event twice
     if step == "fill":
         return {"fill_s": fill.fill(started, size, last)}
     if step == "drain":
-        return {"drain": costs.drain(started, options.events // 2, options.events, seed)}
+        checkpoint(folder)
+        return {
+            "after_checkpoint": costs.drain(started, options.events // 2, options.events, seed),
+            "drain": costs.drain(started, min(_WARM, size), options.events, seed + 2),
+        }
     started.stack.start_gateway()
     try:
         if step == "claims":
-            found = {"claims": costs.claims(started, min(_CLAIMS_WARM, size), options.events, seed + 1)}
+            found = {"claims": costs.claims(started, min(_WARM, size), options.events, seed + 1)}
             costs.settle(started)
             return found
         part, parts = (int(text) for text in options.part.split("/"))

@@ -14,6 +14,8 @@ _LINES = (
     ("processing: Postgres, µs of CPU per event", ("drain", "postgres")),
     ("processing: worker, µs of CPU per event", ("drain", "worker")),
     ("processing: WAL, bytes per event", ("drain", "wal_bytes")),
+    ("processing, right after a checkpoint: Postgres, µs of CPU per event", ("after_checkpoint", "postgres")),
+    ("processing, right after a checkpoint: WAL, bytes per event", ("after_checkpoint", "wal_bytes")),
     ("claims: Postgres, µs of CPU per event", ("claims", "postgres")),
     ("claims: gateway, µs of CPU per event", ("claims", "gateway")),
     ("GET one event: p50, ms", ("get", "p50")),
