@@ -118,8 +118,7 @@ class Events:
         attempted = await self._attempts.first(connection, plan.new, blame)
         now = datetime.now(UTC)  # after the handlers: a row is seen soon after the time it says
         await store.insert_events(connection, [_row(one, plan) for one in attempted], now)
-        new = {arrival.event.id for arrival in plan.new}
-        older = {id_: repeat for id_, repeat in plan.repeats.items() if id_ not in new}
+        older = {id_: repeat for id_, repeat in plan.repeats.items() if id_ in owners}
         await store.count_repeats(connection, older, now)
         await self._attempts.schedule(connection, attempted)
         await self._attempts.finish(connection, attempted)

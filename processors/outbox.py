@@ -17,21 +17,14 @@ from schemas.timestamps import timestamp_text
 
 _encode = json.Encoder().encode
 
-# No name before it can hold it: quotes inside of names are escaped.
-_AFTER_NAMES = b',"event_timestamp":'
-
 # Below what the topics take (schemas/topics.py). A compressed record can be larger than its topic seems to take.
 RECORD_BYTES_MAX = 2_097_152 - 65_536
 
 
 def status_record(arrival: Arrival, status: str, error_code: str | None, processed_at: str) -> Outgoing:
     """One event's final status, its names and when it got it; `processed_at` as answers spell it."""
-    event = arrival.event
-    record = event.record
-    # The event begins with program_id and idempotency_key as they are wanted here, encoded already.
-    names = record[1 : record.index(_AFTER_NAMES)]
-    value = b'{"id":"%b",%b,%b' % (uuid_text(event.id).encode(), names, _status_end(status, error_code, processed_at))
-    return Outgoing(event.program.key, value)
+    value = arrival.names + _status_end(status, error_code, processed_at)
+    return Outgoing(arrival.event.program.key, value)
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 
 from aiokafka import AIOKafkaProducer
@@ -83,14 +84,15 @@ class BatchSender:
             builder.close()
             futures.append((await producer.send_batch(builder, topic, partition=partition), builder.record_count()))
 
+        now_ms = time.time_ns() // 1_000_000  # asked for each record, the time costs as much as appending it
         builder = producer.create_batch()
         append = builder.append
         for key, value, headers in records:
-            if append(timestamp=None, key=key, value=value, headers=headers) is None:
+            if append(timestamp=now_ms, key=key, value=value, headers=headers) is None:
                 await submit(builder)
                 # An empty builder takes any record, however large: what is too large is for the broker to refuse.
                 builder = producer.create_batch()
                 append = builder.append
-                append(timestamp=None, key=key, value=value, headers=headers)
+                append(timestamp=now_ms, key=key, value=value, headers=headers)
         await submit(builder)
         return [(await future, count) for future, count in futures]

@@ -7,6 +7,7 @@ from typing import cast
 
 import msgspec
 
+from processors import encoding
 from processors.ports import Record
 from schemas.errors import INVALID_JSON, KEY_MISMATCH, UNREADABLE_RECORD
 from schemas.event import Event, EventReader, InvalidEventError
@@ -21,13 +22,18 @@ _LATEST_MS = 253_402_300_799_000  # the last second of the year 9999
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """An event as one record brought it. `event_type` says whether a gateway or a service published it."""
+    """An event as one record brought it. `event_type` says whether a gateway or a service published it.
+
+    `columns` and `names` are what :mod:`processors.encoding` makes of it.
+    """
 
     event: Event
     offset: int
     received_at: datetime
     event_type: str
     record: Record
+    columns: bytes
+    names: bytes
 
 
 class BadRecord(msgspec.Struct, frozen=True):
@@ -61,9 +67,9 @@ def read_record(reader: EventReader, record: Record) -> Arrival | BadRecord:
 
 
 def _item(record: Record, read: Event | InvalidEventError) -> Arrival | BadRecord:
-    if record.value is None:
-        return BadRecord(UNREADABLE_RECORD, "the record has no value", record)
     if isinstance(read, InvalidEventError):
+        if record.value is None:
+            return BadRecord(UNREADABLE_RECORD, "the record has no value", record)
         code = UNREADABLE_RECORD if read.code is INVALID_JSON else read.code.code
         return BadRecord(code, str(read)[:_REASON_CHARACTERS_MAX], record)
     if record.key != read.program.key:
@@ -71,8 +77,15 @@ def _item(record: Record, read: Event | InvalidEventError) -> Arrival | BadRecor
         return BadRecord(KEY_MISMATCH, reason, record, read.program.packed, read.id)
     received_at = _parsed_time(header(record.headers, "received-at") or b"")
     if received_at is None:
-        return Arrival(read, record.offset, record_time(record), SYSTEM, record)
-    return Arrival(read, record.offset, received_at, EXTERNAL, record)
+        return arrived(read, record, record_time(record), SYSTEM)
+    return arrived(read, record, received_at, EXTERNAL)
+
+
+def arrived(event: Event, record: Record, received_at: datetime, event_type: str) -> Arrival:
+    """The arrival of `event`, which `record` brought."""
+    offset = record.offset
+    columns = encoding.own_columns(event, record.partition, offset)
+    return Arrival(event, offset, received_at, event_type, record, columns, encoding.names(event))
 
 
 def record_time(record: Record) -> datetime:

@@ -142,15 +142,23 @@ class EventReader:
             decoded = list(map(self._decode, raws))
         except _NOT_DECODED:
             return [self._read_or_error(raw) for raw in raws]
-        lines = self._encode_lines(decoded).split(b"\n")
-        events: list[Event | InvalidEventError] = []
-        for raw, fields, line in zip(raws, decoded, lines, strict=False):  # the last line is the empty one after all
-            event = self._canonical(raw, fields) if raw == line else None
-            events.append(event or self._checked_or_error(raw, fields))
-        return events
+        lines = self._encode_lines(decoded)
+        events: list[Event | InvalidEventError | None]
+        if lines == b"\n".join([*raws, b""]) and exact.hides_nothing(lines):
+            events = list(map(self._canonical, raws, decoded))
+        else:
+            events = [
+                self._canonical(raw, fields) if raw == line and exact.hides_nothing(raw) else None
+                for raw, fields, line in zip(raws, decoded, lines.split(b"\n"), strict=False)  # the last line is empty
+            ]
+        checked = self._checked_or_error
+        return [event or checked(raw, fields) for event, raw, fields in zip(events, raws, decoded, strict=True)]
 
     def _canonical(self, raw: bytes, fields: Fields) -> Event | None:
-        """The event of `raw` where its record is sure to be the same bytes; `fields` are encoded as `raw`."""
+        """The event of `raw` where its record is sure to be the same bytes.
+
+        `fields` are encoded as `raw`, in which no escape hides anything.
+        """
         owner = program(fields.program_id)
         if owner is None or owner.text != fields.program_id or len(raw) > self._max_event_bytes:
             return None
@@ -160,7 +168,7 @@ class EventReader:
             return None
         if text is not fields.event_timestamp or (fields.external_id is None and fields.participant_id is None):
             return None
-        if not exact.is_exact(raw, fields.event_data):
+        if not exact.depth_is_kept(raw, raw.count(b":"), fields.event_data):
             return None
         id_ = event_id(owner.packed, fields.idempotency_key)
         return Event(id_, sha256(raw).digest()[:16], owner, fields, timestamp, raw)

@@ -1,8 +1,10 @@
 """Who an event is: its id, and its program. Any party computes the same id without asking anyone."""
 
 import re
+from binascii import hexlify
 from functools import lru_cache
 from hashlib import sha1
+from struct import Struct
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,6 +15,9 @@ _OTHER_BITS = (1 << 128) - 1 - (0xF000 << 64 | 0xC000 << 48)  # than those of ve
 _SHA1_BITS_UNUSED = 160 - 128
 _VERSION_5 = 0x5000 << 64 | 0x8000 << 48
 
+_number = int.from_bytes
+# Of digits with a dash before every fourth, without the three dashes that a UUID has not.
+_of_five_groups = Struct("4sx24sx4sx4s").unpack
 _is_uuid_text = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
@@ -41,10 +46,14 @@ def _program(text: str) -> Program | None:
 def event_id(program_packed: bytes, idempotency_key: str) -> bytes:
     """The 16 bytes of UUIDv5(namespace=program_id, name=idempotency_key), RFC 9562 section 5.5."""
     digest = sha1(program_packed + idempotency_key.encode(), usedforsecurity=False).digest()
-    return (int.from_bytes(digest) >> _SHA1_BITS_UNUSED & _OTHER_BITS | _VERSION_5).to_bytes(16)
+    return (_number(digest) >> _SHA1_BITS_UNUSED & _OTHER_BITS | _VERSION_5).to_bytes(16)
+
+
+def uuid_ascii(packed: bytes) -> bytes:
+    """The 36 characters of a UUID of 16 bytes, in ASCII."""
+    return b"".join(_of_five_groups(hexlify(packed, b"-", 2)))
 
 
 def uuid_text(packed: bytes) -> str:
     """The 36 characters of a UUID of 16 bytes."""
-    digits = packed.hex("-", 2)  # with a dash before every fourth digit, three of which go
-    return f"{digits[:4]}{digits[5:29]}{digits[30:34]}{digits[35:]}"
+    return uuid_ascii(packed).decode()

@@ -25,7 +25,7 @@ PATTERN = r"^(?!0000-|0001-01-01|9999-12-31)\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.
 def read_timestamp(text: str) -> tuple[datetime, str]:
     """The instant that `text` names, in UTC, and its canonical spelling. Raises ValueError saying what is wrong."""
     shape = text.encode().translate(_DIGITS_AS_ZERO)
-    if shape in _CANONICAL and (text[-2] != "0" or shape == _CANONICAL_WHOLE) and text[11:13] != "24":
+    if shape in _CANONICAL and (text[-2] != "0" or shape == _CANONICAL_WHOLE) and (text[11] != "2" or text[12] != "4"):
         try:
             return datetime.fromisoformat(text), text
         except ValueError:

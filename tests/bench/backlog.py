@@ -1,20 +1,19 @@
 """A backlog in Kafka, as gateways would have left it: made once, quickly, from a seed."""
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Iterator
-from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from schemas import kafka
-from schemas.identity import event_id, uuid_text
+from schemas.event import EventReader
+from schemas.identity import uuid_ascii
 from schemas.settings import Settings
 from tests.bench.bed import PARTITIONS
-from tests.bench.payloads import SEED, Payloads, key
+from tests.bench.payloads import SEED, Payloads
 
 DUPLICATES = 0.05
 _RECEIVED_AT = b"2026-01-02T00:00:00.5Z"
@@ -100,18 +99,18 @@ class Writer:
 
 async def _fill(bootstrap: str, topic: str, records: int, first: int) -> None:
     payloads = Payloads()
-    packed = [UUID(program).bytes for program in payloads.programs]
-    async with AIOKafkaProducer(**kafka.producing(Settings(kafka=bootstrap))) as producer:
+    settings = Settings(kafka=bootstrap)
+    reader = EventReader(settings.max_event_bytes)
+    async with AIOKafkaProducer(**kafka.producing(settings)) as producer:
         writer = Writer(producer, topic)
         for counted in numbers(records):
             number = first + counted
-            event = payloads.event(number)
-            id_ = event_id(packed[number % len(packed)], key(number))
+            event = reader.read(payloads.event(number))
             headers = [
-                ("id", uuid_text(id_).encode()),
-                ("fingerprint", hashlib.sha256(event).hexdigest()[:32].encode()),
+                ("id", uuid_ascii(event.id)),
+                ("fingerprint", event.fingerprint.hex().encode()),
                 ("received-at", _RECEIVED_AT),
             ]
             record_key = payloads.program(number).encode()
-            await writer.add(kafka.partition_of(record_key, PARTITIONS), record_key, event, headers)
+            await writer.add(kafka.partition_of(record_key, PARTITIONS), record_key, event.record, headers)
         await writer.finish()

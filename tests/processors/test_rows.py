@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from processors import rows as rows_module
 from processors import store
-from processors.records import EXTERNAL, SYSTEM, Arrival
+from processors.records import EXTERNAL, SYSTEM, arrived
 from processors.rows import COLUMNS, Row, encode_rows
 from schemas.event import EventReader
 from tests.processors.lab import record, rows
@@ -66,7 +66,7 @@ def made_rows(draw: st.DrawFn) -> Row:
     final = draw(st.booleans())
     stood = record(b"", None, offset, partition=draw(st.integers(0, 2**31 - 1)))
     return Row(
-        Arrival(event, offset, draw(times), draw(st.sampled_from([EXTERNAL, SYSTEM])), stood),
+        arrived(event, stood, draw(times), draw(st.sampled_from([EXTERNAL, SYSTEM]))),
         draw(st.sampled_from(["COMPLETED", "FAILED"])) if final else "PROCESSING",
         final,
         draw(st.integers(0, LARGEST)),
@@ -159,7 +159,7 @@ def test_the_ends_of_what_a_row_can_hold(database_url: str) -> None:
         fields = {"program_id": str(program), "idempotency_key": key, "external_id": external}
         fields["event_timestamp"] = instant.isoformat()
         event = READER.read((json.dumps(fields)[:-1] + "," + rest + "}").encode())
-        arrival = Arrival(event, LARGEST, instant, SYSTEM, record(b"", None, 0, partition=2**31 - 1))
+        arrival = arrived(event, record(b"", None, LARGEST, partition=2**31 - 1), instant, SYSTEM)
         made.append(Row(arrival, "COMPLETED", final=True, counted_offset=LARGEST - at))
     found = asyncio.run(_round_trip(database_url, made, LAST))
     by_key = {row["idempotency_key"]: row for row in found}

@@ -71,10 +71,12 @@ UP_TO_DATA = LOOKS_CANONICAL[: LOOKS_CANONICAL.index(b'"event_data":')]
         pytest.param(LOOKS_CANONICAL.replace(b"user", b"\xff"), id="no UTF-8"),
     ],
 )
-def test_among_others_each_is_read_as_alone(raw: bytes) -> None:
-    others = [LOOKS_CANONICAL, event_text(event_data='{"a": 1.0}')]
-    expected = [read_or_refused(one) for one in (others[0], raw, others[1])]
-    assert many_read([others[0], raw, others[1]]) == expected
+@pytest.mark.parametrize(
+    "last", [pytest.param(LOOKS_CANONICAL, id="canonical"), pytest.param(event_text(event_data='{"a": 1.0}'), id="not")]
+)
+def test_among_others_each_is_read_as_alone(raw: bytes, last: bytes) -> None:
+    some = [LOOKS_CANONICAL, raw, last]
+    assert many_read(some) == [read_or_refused(one) for one in some]
 
 
 def test_digits_count_by_the_event_however_many_are_read() -> None:

@@ -1,0 +1,129 @@
+"""What of an event can be encoded as soon as it is read: its own columns, and the names in its status record.
+
+While it is read, all of an event is in the processor's cache. Later thousands of others have been read: then looking at
+its fields once more costs twice what encoding them here does.
+
+Columns are in Postgres' binary format for COPY: no text to escape, ids as the bytes they are.
+"""
+
+import struct
+from datetime import UTC, datetime
+from uuid import UUID
+
+from schemas.event import Event, Fields
+from schemas.identity import uuid_ascii
+
+OWN_COLUMNS = (
+    "kafka_partition",
+    "kafka_offset",
+    "counted_offset",
+    "id",
+    "program_id",
+    "fingerprint",
+    "event_timestamp",
+    "idempotency_key",
+    "external_id",
+    "participant_id",
+    "recipient_external_id",
+    "recipient_id",
+    "event_data",
+)
+"""The columns that :func:`own_columns` gives."""
+
+NULL = b"\xff\xff\xff\xff"
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_THREE_NULLS = 3 * NULL
+_JSONB_VERSION = 1
+_length = struct.Struct("!i").pack
+_of_known_length = struct.Struct("!iiiqiqi16si16si16siqi").pack
+_nulls_and_json_head = struct.Struct("!12siB").pack
+_json_head = struct.Struct("!iB").pack
+_COUNTED_AT = 24  # after a partition of 4 bytes and an offset of 8, and the length of each of the three
+_counted = struct.Struct("!q").pack
+int8 = struct.Struct("!iq").pack
+
+# No name before it can hold it: quotes inside of names are escaped.
+_AFTER_NAMES = b'"event_timestamp":'
+
+
+def own_columns(event: Event, partition: int, offset: int) -> bytes:
+    """The columns of an event that `partition` has at `offset`, and whose repeats are counted up to there."""
+    fields = event.fields
+    key = fields.idempotency_key.encode()
+    external = fields.external_id
+    data = event.data
+    since = event.timestamp - _EPOCH
+    begin = _of_known_length(
+        4,
+        partition,
+        8,
+        offset,
+        8,
+        offset,
+        16,
+        event.id,
+        16,
+        event.program.packed,
+        16,
+        event.fingerprint,
+        8,
+        (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds,
+        len(key),
+    )
+    if (
+        external is not None
+        and fields.participant_id is None
+        and fields.recipient_external_id is None
+        and fields.recipient_id is None
+    ):
+        name = external.encode()
+        head = _nulls_and_json_head(_THREE_NULLS, len(data) + 1, _JSONB_VERSION)
+        return b"".join((begin, key, _length(len(name)), name, head, data))
+    return b"".join((begin, key, _participants(fields), _json_head(len(data) + 1, _JSONB_VERSION), data))
+
+
+def counted_up_to(columns: bytes, counted_offset: int) -> bytes:
+    """The same columns of an event whose repeats are counted up to `counted_offset`."""
+    return columns[:_COUNTED_AT] + _counted(counted_offset) + columns[_COUNTED_AT + 8 :]
+
+
+def names(event: Event) -> bytes:
+    """How the record of the event's status begins: what there is of it before the status."""
+    record = event.record
+    # The event begins with program_id and idempotency_key as they are wanted here, encoded already.
+    return b"".join((b'{"id":"', uuid_ascii(event.id), b'",', record[1 : record.index(_AFTER_NAMES)]))
+
+
+def microseconds(instant: datetime) -> int:
+    """An instant as Postgres counts: microseconds since 2000."""
+    since = instant - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def text(value: str | None) -> bytes:
+    """A column of text."""
+    if value is None:
+        return NULL
+    encoded = value.encode()
+    return _length(len(encoded)) + encoded
+
+
+def jsonb(encoded: bytes | None) -> bytes:
+    """A column of jsonb, of encoded JSON."""
+    return NULL if encoded is None else _json_head(len(encoded) + 1, _JSONB_VERSION) + encoded
+
+
+def _uuid(value: UUID | None) -> bytes:
+    return NULL if value is None else b"\0\0\0\x10" + value.bytes
+
+
+def _participants(fields: Fields) -> bytes:
+    return b"".join(
+        (
+            text(fields.external_id),
+            _uuid(fields.participant_id),
+            text(fields.recipient_external_id),
+            _uuid(fields.recipient_id),
+        )
+    )
