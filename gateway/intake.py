@@ -24,7 +24,7 @@ from gateway.programs import Programs
 from gateway.ratelimits import RateLimits
 from schemas import errors
 from schemas.event import Event, EventReader
-from schemas.identity import uuid_text
+from schemas.identity import uuid_ascii
 from schemas.kafka import partition_of
 from schemas.settings import Settings
 from schemas.timestamps import now_text
@@ -136,7 +136,7 @@ def _shared_headers(traceparent: bytes | None) -> Headers:
 
 
 def _record(event: Event, shared: Headers) -> tuple[bytes, bytes, Headers]:
-    hints: Headers = [("id", uuid_text(event.id).encode()), ("fingerprint", event.fingerprint.hex().encode()), *shared]
+    hints: Headers = [("id", uuid_ascii(event.id)), ("fingerprint", event.fingerprint.hex().encode()), *shared]
     return event.program.key, event.record, hints
 
 
