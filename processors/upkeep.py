@@ -59,15 +59,18 @@ delete from headrace.claims where ctid = any (array(
 # A claim without an event: its record never reached Kafka if the processors have read past the time it could have.
 # The time to live stands there twice: the first is for the index, so that young claims are not looked at.
 _SWEEP_LOST = """
-delete from headrace.claims where id in (
-    select c.id from headrace.claims c
+delete from headrace.claims where ctid = any (array(
+    select c.ctid from headrace.claims c
     join headrace.progress p on p.topic = %(topic)s and p.kafka_partition = c.kafka_partition
     where c.claimed_at < now() - make_interval(secs => %(ttl)s)
       and c.claimed_at < p.caught_up_at - make_interval(secs => %(ttl)s)
       and not exists (select from headrace.events e where e.id = c.id)
     order by c.claimed_at limit %(most)s for update of c skip locked
-)
+))
 """
+
+# A plan made while the table was empty is kept: by the index whatever it has grown to, else each piece reads all of it.
+_SWEEP_BY_INDEX = "select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)"
 
 
 class Upkeep:
@@ -164,6 +167,7 @@ class Upkeep:
 
     async def _sweep_all(self, statement: LiteralString, values: dict[str, Any]) -> None:
         async def delete(connection: AsyncConnection[Any]) -> int:
+            await connection.execute(_SWEEP_BY_INDEX)
             return (await connection.execute(statement, values)).rowcount
 
         swept = _SWEEP_MAX
