@@ -97,7 +97,7 @@ class Database:
         async with self._pool.connection() as connection:
             await connection.set_autocommit(True)  # a vacuum cannot stand in a transaction
             try:
-                await connection.execute("vacuum (skip_locked) headrace.claims")
+                await connection.execute("vacuum (skip_locked, parallel 0) headrace.claims")
             finally:
                 await connection.set_autocommit(False)
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.local import postgres as local_postgres
+from deploy.local.postgres import Server
 from schemas import settings
 from tests import containers
 
@@ -43,6 +45,20 @@ def test_compose_starts_in_order(compose: dict[str, Any]) -> None:
         assert services[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
     for name in ("kafka", "postgres", "gateway"):
         assert services[name]["healthcheck"]["test"][0] == "CMD"
+
+
+def test_compose_gives_postgres_what_the_local_one_has(
+    compose: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, *options = compose["services"]["postgres"]["command"]
+    given = {option.removeprefix("-c") for option in options}
+    assert program == "postgres"
+    assert "shared_buffers=1024MB" in given
+    monkeypatch.setitem(local_postgres._SETTINGS, "shared_buffers", "1024MB")  # noqa: SLF001 - whatever this machine has
+    command = local_postgres.spec(tmp_path, tmp_path, Server(5432, "")).command
+    assert given <= set(command), "set where no container is, too"
+    costs = ("max_wal_size=", "checkpoint_timeout=", "random_page_cost=", "jit=", "max_connections=", "shared_buffers=")
+    assert {option for option in command if option.startswith(costs)} == given
 
 
 def test_compose_volumes_and_ports(compose: dict[str, Any]) -> None:

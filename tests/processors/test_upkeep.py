@@ -7,11 +7,15 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import LiteralString
 
 import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
+from psycopg import sql
 
+from deploy import migrate
+from processors import upkeep as upkeep_module
 from processors.database import Database
 from processors.ports import Context, Outgoing
 from processors.producer import ProduceError
@@ -196,6 +200,70 @@ async def test_a_claim_outlives_its_events_commit_by_the_grace(bare_stack: Stack
         appeared = datetime.now(UTC)
         await _until(lambda: ids[1] not in _claimed(url, ids), "the slow event's claim freed")
         assert datetime.now(UTC) - appeared > timedelta(seconds=0.8 * GRACE_S)
+
+
+async def test_more_claims_than_a_statement_takes_are_freed_in_pieces(
+    bare_stack: Stack, program_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processors.upkeep._SWEEP_MAX", 2)
+    monkeypatch.setattr("processors.upkeep._SWEEP_PAUSE_S", 0.2)
+    monkeypatch.setattr("processors.upkeep._SWEEP_EVERY_S", 60.0)
+    monkeypatch.setattr("processors.upkeep.CLAIM_GRACE_S", 0.0)
+    url = bare_stack.database_url
+    make_tables(url)
+    partition = Partition()
+    ids = partition.put_events(program_id, [{}] * 5)
+    async with bench(url, LEDGER) as lab:
+        await lab.process(partition, partition.log)
+    rows(url, "delete from headrace.claims")
+    for number, id_ in enumerate(ids):
+        _claim(url, id_, timedelta(minutes=5 - number), partition.number)
+    left = [5]
+
+    def none_left() -> bool:
+        left.append(len(_claimed(url, ids)))
+        return left[-1] == 0
+
+    async with upkeep(bare_stack):
+        await _until(none_left, "all freed in one round")
+    assert set(left) == {5, 3, 1, 0}
+
+
+async def test_a_sweep_looks_at_no_more_claims_than_may_end(database_url: str) -> None:
+    """Also by a plan that was made while the table was empty."""
+    name = f"sweep_{uuid.uuid4().hex}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    url = psycopg.conninfo.make_conninfo(database_url, dbname=name)
+    migrate.migrate_database(url)
+    rows(url, "insert into headrace.progress values ('events', 0, 5, 5, now(), now(), now())")
+    rows(url, "alter table headrace.claims set (autovacuum_enabled = false)")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("vacuum analyze headrace.claims")
+    looked_at = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'claims'"
+    statements: dict[LiteralString, dict[str, object]] = {
+        upkeep_module._SWEEP_LOST: {"topic": "events", "ttl": 199_405, "most": 2_000},  # noqa: SLF001
+        upkeep_module._SWEEP_FINISHED: {"grace": 199_405, "seen": "3", "most": 2_000},  # noqa: SLF001
+    }
+    with psycopg.connect(url) as connection:
+        connection.execute("set plan_cache_mode = force_generic_plan")
+        for statement, values in statements.items():
+            connection.execute(upkeep_module._SWEEP_BY_INDEX)  # noqa: SLF001
+            connection.execute(statement, values, prepare=True)
+            connection.commit()
+        rows(
+            url,
+            """insert into headrace.claims (id, fingerprint, kafka_partition, claimed_at, record)
+               select gen_random_uuid(), gen_random_uuid(), 0, now() - n * interval '10 seconds', ''
+               from generate_series(1, 20000) n""",
+        )
+        for statement, values in statements.items():
+            connection.execute(upkeep_module._SWEEP_BY_INDEX)  # noqa: SLF001
+            connection.execute(statement, values, prepare=True)
+            found = connection.execute(looked_at).fetchone()
+            assert found is not None
+            assert 60 <= found[0] <= 3 * 60, "each to be found, locked and deleted"
+            connection.rollback()
 
 
 async def test_progress_and_lag_are_told(bare_stack: Stack, program_id: str) -> None:
