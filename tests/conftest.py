@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from deploy import migrate
 from schemas.keys import SCOPES, new_key
@@ -39,6 +40,17 @@ def kafka(running_backend: Backend) -> str:
 def database_url(running_backend: Backend) -> str:
     """The migrated database."""
     return running_backend.database_url
+
+
+@pytest.fixture
+def own_database_url(database_url: str) -> str:
+    """A migrated database that nothing else uses."""
+    name = f"own_{uuid.uuid4().hex}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    url = psycopg.conninfo.make_conninfo(database_url, dbname=name)
+    migrate.migrate_database(url)
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -376,3 +376,24 @@ async def test_a_defect_reaches_the_requests_that_wait(pool: Pool, monkeypatch: 
         await asyncio.wait_for(claims.claim([claim_of(id_, 1) for id_ in new_ids(1)]), 5)
     monkeypatch.undo()
     assert await until_claiming(claims) < 1
+
+
+async def test_a_claim_looks_at_no_more_rows_than_its_own(own_database_url: str) -> None:
+    """Also by a plan that was made while the table was empty."""
+    claim = claim_of(uuid.uuid4().bytes, 1)
+    parameters = [*module._parameters([claim]), b"300"]  # noqa: SLF001
+    async with pool_at(own_database_url) as pool, pool.connection() as connection:
+        await connection.execute("alter table headrace.claims set (autovacuum_enabled = false)")
+        await connection.execute("vacuum analyze headrace.claims")
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+        assert await module._CLAIM.rows(connection, parameters) == []  # noqa: SLF001
+        await connection.execute(
+            """insert into headrace.claims (id, fingerprint, kafka_partition, record)
+               select gen_random_uuid(), gen_random_uuid(), 0, '' from generate_series(1, 20000)"""
+        )
+        async with connection.transaction():
+            (again,) = await module._CLAIM.rows(connection, parameters)  # noqa: SLF001
+            looked_at = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'claims'"
+            seen = await (await connection.execute(looked_at)).fetchone()
+    assert again[1] == claim.fingerprint
+    assert seen == (2,), "one to see that it is claimed, one to read the claim"

@@ -12,9 +12,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
-from psycopg import sql
 
-from deploy import migrate
 from processors import upkeep as upkeep_module
 from processors.database import Database
 from processors.ports import Context, Outgoing
@@ -229,13 +227,9 @@ async def test_more_claims_than_a_statement_takes_are_freed_in_pieces(
     assert set(left) == {5, 3, 1, 0}
 
 
-async def test_a_sweep_looks_at_no_more_claims_than_may_end(database_url: str) -> None:
+async def test_a_sweep_looks_at_no_more_claims_than_may_end(own_database_url: str) -> None:
     """Also by a plan that was made while the table was empty."""
-    name = f"sweep_{uuid.uuid4().hex}"
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    url = psycopg.conninfo.make_conninfo(database_url, dbname=name)
-    migrate.migrate_database(url)
+    url = own_database_url
     rows(url, "insert into headrace.progress values ('events', 0, 5, 5, now(), now(), now())")
     rows(url, "alter table headrace.claims set (autovacuum_enabled = false)")
     with psycopg.connect(url, autocommit=True) as connection:
