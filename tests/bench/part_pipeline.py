@@ -23,7 +23,7 @@ _LATENCY_RATE = 1_000.0
 _COMPLETED_P99_MS = 1_000.0
 _DRAIN_S = 3.0
 _CLEAR_S = 60.0  # for the backlog that a rate too high leaves
-_SLOWER = 0.85  # the next try, where a rate cannot be held
+_SLOWER = 0.85  # than the best step, and than a try that could not be held
 _TRIES = 3
 _MB_MAX = 150.0
 
@@ -90,7 +90,10 @@ def _latency(pipeline: Pipeline, sizes: Sizes, batch: int) -> Row:
 
 
 def _sustained(pipeline: Pipeline, sizes: Sizes) -> Row:
-    """The highest rate that can be held: steps upwards, then the best of them for long."""
+    """The highest rate that can be held: steps upwards, then for long, from a little below the best of them.
+
+    That itself was never held for a minute, and a try takes one.
+    """
     steps = {}
     best = sizes.step_rates[0]
     for rate in sizes.step_rates:
@@ -99,12 +102,10 @@ def _sustained(pipeline: Pipeline, sizes: Sizes) -> Row:
         if not _held(outcome):
             break
         best = rate
-    _clear(pipeline)
     held: dict[str, dict[str, float]] = {}
-    for number in range(_TRIES):
-        if number:
-            _clear(pipeline)
-            best *= _SLOWER
+    for _ in range(_TRIES):
+        _clear(pipeline)
+        best *= _SLOWER
         outcome, spent = pipeline.carry_out(_order(best, sizes.hold_s, _BATCH))
         held[f"{best:.0f}/s"] = _completed(outcome)
         if _held(outcome):
