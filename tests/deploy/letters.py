@@ -72,9 +72,11 @@ def last_number(url: str) -> int:
     return int(rows(url, "select coalesce(max(number), 0) as n from headrace.dead_letter_records")[0]["n"])
 
 
-def since(url: str, number: int) -> list[dict[str, Any]]:
-    """The dead letters after that one."""
-    return rows(url, "select * from headrace.dead_letter_records where number > %s order by number", number)
+def unreadable_since(url: str, number: int) -> list[dict[str, Any]]:
+    """The dead letters after that one which no event could be read from: those of events may come late, from retries."""
+    query = """select * from headrace.dead_letter_records
+               where number > %s and code = 'unreadable_record' order by number"""
+    return rows(url, query, number)
 
 
 def stored(url: str, event_id: str) -> dict[str, Any]:

@@ -133,20 +133,20 @@ def test_unreadable_record_comes_back_byte_by_byte_and_no_loop_begins(stack: Sta
         Record(b"k", None),
     ]
     publish(stack.kafka, *sent)
-    wait_until(lambda: len(letters.since(stack.database_url, before)) == 3, "three dead letters", 20)
+    wait_until(lambda: len(letters.unreadable_since(stack.database_url, before)) == 3, "three dead letters", 20)
     # Other tests leave unreadable records too.
-    numbers = [f"--number={row['number']}" for row in letters.since(stack.database_url, before)]
+    numbers = [f"--number={row['number']}" for row in letters.unreadable_since(stack.database_url, before)]
     told = replayed(stack, "--code", "unreadable_record", "--by", "bytes", *numbers)
     assert told["record"] == 3
-    wait_until(lambda: len(letters.since(stack.database_url, before)) == 6, "three more dead letters", 20)
+    wait_until(lambda: len(letters.unreadable_since(stack.database_url, before)) == 6, "three more dead letters", 20)
     first, second = (
         sorted(
             ([row["record_key"], row["record_value"], row["record_headers"]] for row in part),
             key=lambda record: len(record[1] or b""),
         )
         for part in (
-            letters.since(stack.database_url, before)[:3],
-            letters.since(stack.database_url, before)[3:],
+            letters.unreadable_since(stack.database_url, before)[:3],
+            letters.unreadable_since(stack.database_url, before)[3:],
         )
     )
     assert first == second
@@ -293,8 +293,8 @@ def test_many_letters_are_asked_for_at_a_terminal(
 def test_show_tells_the_record(stack: Stack, program_id: str) -> None:
     before = letters.last_number(stack.database_url)
     publish(stack.kafka, Record(b"\x80", b'{"a": "\x1b[2J"}\nend', [("trace", b"abc")]))
-    wait_until(lambda: letters.since(stack.database_url, before) != [], "the letter", 20)
-    number = str(letters.since(stack.database_url, before)[0]["number"])
+    wait_until(lambda: letters.unreadable_since(stack.database_url, before) != [], "the letter", 20)
+    number = str(letters.unreadable_since(stack.database_url, before)[0]["number"])
     text = dlq(stack, "show", number).stdout
     assert [line.split(maxsplit=1) for line in text.splitlines() if line.startswith(("code", "header", "key"))] == [
         ["code", "unreadable_record"],
