@@ -59,6 +59,14 @@ def test_ports_are_kept_while_free() -> None:
     assert again[:2] == first[1:]
 
 
+def test_a_port_is_given_once_although_nobody_listens_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = ports.pick(2)
+    monkeypatch.setattr(ports, "_given", set())
+    dice = iter([one, one, other])
+    monkeypatch.setattr("random.randint", lambda *_: next(dice))
+    assert (ports.pick(1), ports.pick(1)) == ([one], [other])
+
+
 def test_second_start_finds_the_same_cluster(tmp_path: Path) -> None:
     first = kafka.prepare(tmp_path / "kafka", brokers=3)
     assert (first.brokers, first.replication_factor, len(first.bootstrap.split(","))) == (3, 3, 3)
