@@ -72,8 +72,10 @@ def all_keys(url: str) -> list[Key]:
 
     def read(connection: psycopg.Connection) -> list[Key]:
         with connection.cursor(row_factory=class_row(Key)) as cursor:
+            # A date beyond Python's, such as Postgres' infinity, is never.
             return cursor.execute(
-                "select left(encode(key_sha256, 'hex'), %s) as id, name, scopes, program_ids, created_at, expires_at,"
+                "select left(encode(key_sha256, 'hex'), %s) as id, name, scopes, program_ids, created_at,"
+                " case when expires_at < '9999-12-31' then expires_at end as expires_at,"
                 " rate_events_per_s, revoked_at from headrace.api_keys order by created_at, key_sha256",
                 (_ID_CHARACTERS,),
             ).fetchall()

@@ -6,10 +6,12 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import httpx2 as httpx
+import pytest
 from click.testing import CliRunner
 
 from deploy.commands.keys import keys
 from schemas.keys import is_well_formed
+from tests.deploy import letters
 from tests.stack import Stack
 
 
@@ -45,7 +47,8 @@ def test_expiry_rate_and_programs(stack: Stack) -> None:
     past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
     assert _status(stack, _run("create", "--name", "late", "--expires-at", past, *database)) == 401
     ours, theirs = str(uuid.uuid4()), str(uuid.uuid4())
-    key = _run("create", "--name", "limited", "--rate", "5", "--program", ours, *database)
+    # So slow that nothing is refilled between two requests, however long they take.
+    key = _run("create", "--name", "limited", "--rate", "0.01", "--program", ours, *database)
     event = {
         "program_id": theirs,
         "idempotency_key": "k",
@@ -68,6 +71,15 @@ def test_expiry_rate_and_programs(stack: Stack) -> None:
         url, headers=headers, json=event | {"program_id": ours, "idempotency_key": "7", "event_data": {"other": 1}}
     )
     assert again.status_code == 200, "what was refused for its rate burns no key"
+
+
+@pytest.mark.parametrize("never", ["infinity", "12345-01-01"])
+def test_a_key_that_never_expires_is_listed(database_url: str, never: str) -> None:
+    name = str(uuid.uuid4())
+    _run("create", "--name", name, "--scope", "read", "--database-url", database_url)
+    letters.rows(database_url, "update headrace.api_keys set expires_at = %s where name = %s returning 1", never, name)
+    listed = json.loads(_run("list", "--json", "--database-url", database_url))["keys"]
+    assert [key["expires_at"] for key in listed if key["name"] == name] == [None]
 
 
 def test_mistakes_are_one_clear_line(stack: Stack) -> None:
