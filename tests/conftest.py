@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from psycopg import sql
 
 from deploy import migrate
@@ -14,6 +16,10 @@ from schemas.settings import Settings
 from tests.stack import Backend, Stack, backend
 
 PARTITIONS = 6  # of each topic in the tests
+
+# The tests share their cores with others: how long one example takes says nothing.
+hypothesis_settings.register_profile("headrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("headrace")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ Everything lives on free ports and in a temporary folder: a running stack of the
 """
 
 import os
-import socket
 import sys
 import time
 import urllib.error
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy.local import kafka as local_kafka
+from deploy.local import ports
 from deploy.local import postgres as local_postgres
 from deploy.process import Process, Spec, stop_all
 
@@ -82,7 +82,8 @@ class Stack:
         self.database_url = backend.database_url
         self.backend = backend
         self.api_key = api_key
-        self.port = _free_port()
+        # Kept while no gateway runs: not one that the system may give to somebody's outgoing connection meanwhile.
+        self.port = ports.pick(1)[0]
         self.folder = folder
         self.processes: dict[str, Process] = {}
         self._settings = dict(settings)
@@ -182,10 +183,3 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pytest
 import requests
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from deploy.local import ports
 from schemas import topics
 from tests.conftest import PARTITIONS
 from tests.stack import Stack, wait_until
@@ -42,9 +42,7 @@ class Gateways(NamedTuple):
 
 @pytest.fixture
 def gateways(bare_stack: Stack) -> Gateways:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = ports.pick(1)
     bare_stack.start_gateway(0)
     bare_stack.start_gateway(1, wait=False, port=str(port))
     other = f"http://127.0.0.1:{port}"

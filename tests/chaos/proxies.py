@@ -8,6 +8,8 @@ from typing import Any
 
 import uvloop
 
+from deploy.local import ports
+
 _PIECE_BYTES = 65_536
 _CALL_S = 10.0
 
@@ -16,7 +18,7 @@ class Wire:
     """One proxy: passes what comes to `port` on to `target`, unless told otherwise. Lives on the proxies' loop."""
 
     def __init__(self, target: tuple[str, int]) -> None:
-        self.port = 0
+        (self.port,) = ports.pick(1)
         self.delay_s = 0.0
         self._target = target
         self._server: asyncio.Server | None = None
@@ -25,9 +27,8 @@ class Wire:
         self._hearing.set()
 
     async def listen(self) -> None:
-        """Accept connections; on the same port as before where there was one."""
+        """Accept connections, on the same port each time."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_address=True)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
         """Cut every connection off, and refuse new ones."""

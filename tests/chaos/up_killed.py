@@ -3,6 +3,7 @@
 What dies is every process of it at once, its supervisor included.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -80,7 +81,8 @@ class UpStack:
         identities = [found.supervisor, *(process.identity for process in found.processes)]
         living = [process for process in (identity.process() for identity in identities) if process is not None]
         for process in living:
-            process.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):  # some end by themselves when their parent is gone
+                process.send_signal(signal.SIGKILL)
         psutil.wait_procs(living, timeout=10.0)
 
     @property

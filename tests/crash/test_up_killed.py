@@ -1,5 +1,6 @@
 """`headrace up` with every process of its stack killed at once, under load, and started again on the same data."""
 
+import contextlib
 import json
 import os
 import signal
@@ -44,7 +45,7 @@ def _kill_everything(data: Path, stack: dict[str, Any]) -> None:
     roots = [psutil.Process(pid) for pid in (supervisor, *(found["pid"] for found in stack["processes"]))]
     everyone = {process.pid: process for root in roots for process in [root, *root.children(recursive=True)]}
     for process in everyone.values():
-        if process.is_running():
+        with contextlib.suppress(psutil.NoSuchProcess):  # some end by themselves when their parent is gone
             process.send_signal(signal.SIGKILL)
     psutil.wait_procs(list(everyone.values()), timeout=10)
 
@@ -67,6 +68,8 @@ def _send(stack: dict[str, Any], program_id: str, sender: int, stop: threading.E
             try:
                 answer = client.post(f"{stack['url']}/v1/events/batch", json={"events": events})
             except httpx.HTTPError:
+                return accepted
+            if answer.status_code != 200:  # Kafka dies before the gateway does
                 return accepted
             for event, found in zip(events, answer.json()["results"], strict=True):
                 if found["status"] == "accepted":

@@ -45,11 +45,11 @@ class _Event(NamedTuple):
 class World:
     """Some programs of their own on a stack: `publish` makes traffic, `check` holds Postgres and Kafka to it."""
 
-    def __init__(self, stack: Stack, seed: int, programs: int = 6, group: str = "headrace") -> None:
+    def __init__(self, stack: Stack, seed: int, programs: int = 8, group: str = "headrace") -> None:
         rows(stack.database_url, SCHEMA)
         self.stack = stack
         self.group = group
-        self.programs = [str(uuid.uuid4()) for _ in range(programs)]
+        self.programs = [_program_of(number % PARTITIONS) for number in range(programs)]
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self._events: list[_Event] = []
         self._duplicates: Counter[uuid.UUID] = Counter()
@@ -222,23 +222,37 @@ class World:
         )
         assert {number: noted.get(number, 0) for number in range(PARTITIONS)} == self.ends()
 
-    def ends(self) -> dict[int, int]:
-        """End of each partition of ``events``."""
-        return ends(self.stack.kafka, topics.EVENTS)
+    def ends(self, topic: str = topics.EVENTS) -> dict[int, int]:
+        """End of each partition of a topic."""
+        return ends(self.stack.kafka, topic)
 
-    def committed(self) -> dict[int, int]:
-        """Committed offset of each partition of ``events``."""
-        return asyncio.run(_committed(self.stack.kafka, self.group))
+    def committed(self, topic: str = topics.EVENTS) -> dict[int, int]:
+        """Committed offset of each partition of a topic."""
+        return asyncio.run(_committed(self.stack.kafka, self.group, topic))
 
     def _check_statuses(self) -> None:
         """Each event's final status is told once at least, and never another one."""
+        # Told after the commit at which an event is settled; that of a last attempt is behind no offset of ``events``.
+        wait_until(lambda: len(self._told()) >= len(self._events), "every status told", 20)
+        assert self._told() == {str(event.id): {self.final(event)} for event in self._events}
+
+    def _told(self) -> dict[str, set[str]]:
+        """The statuses told of each event."""
         told: dict[str, set[str]] = {}
         programs = set(self.programs)
         for value in read(self.stack.kafka, topics.STATUS, self._status_from):
             status = json.loads(value)
             if status["program_id"] in programs:
                 told.setdefault(status["id"], set()).add(status["status"])
-        assert told == {str(event.id): {self.final(event)} for event in self._events}
+        return told
+
+
+def _program_of(partition: int) -> str:
+    """A new program of that partition: each partition has one at least, and each worker its share of what is sent."""
+    while True:
+        program = str(uuid.uuid4())
+        if partition_of(program.encode(), PARTITIONS) == partition:
+            return program
 
 
 def ends(kafka: str, topic: str) -> dict[int, int]:
@@ -257,14 +271,14 @@ async def _ends(kafka: str, topic: str) -> dict[int, int]:
         return {tp.partition: end for tp, end in (await consumer.end_offsets(tps)).items()}
 
 
-async def _committed(kafka: str, group: str) -> dict[int, int]:
+async def _committed(kafka: str, group: str, topic: str) -> dict[int, int]:
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()
     try:
         offsets = await admin.list_consumer_group_offsets(group)
     finally:
         await admin.close()
-    found = {tp.partition: kept.offset for tp, kept in offsets.items() if tp.topic == topics.EVENTS}
+    found = {tp.partition: kept.offset for tp, kept in offsets.items() if tp.topic == topic}
     return {number: max(found.get(number, 0), 0) for number in range(PARTITIONS)}
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -58,7 +57,9 @@ def test_child_ends_with_its_killed_parent(tmp_path: Path) -> None:
         assert parent.stdout is not None
         child = identity_of(int(parent.stdout.readline()))
         assert child.process() is not None
-        time.sleep(0.3)  # until the child is past its wrapper
+        wait_until(
+            lambda: psutil.Process(child.pid).cmdline() == [sys.executable, "-c", SLEEP], "it is past its wrapper"
+        )
         parent.kill()
         wait_until(lambda: child.process() is None, "child ended", timeout_s=5)
 

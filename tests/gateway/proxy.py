@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from deploy.local import ports
+
 _PIECE_BYTES = 65_536
 
 
@@ -20,7 +22,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._hearing = asyncio.Event()
         self._hearing.set()
-        self.port = 0
+        self.port = ports.pick(1)[0]  # not one that the system may give to an outgoing connection while it is cut
         self.connections = 0
 
     @property
@@ -36,9 +38,8 @@ class Proxy:
             self._hearing.set()
 
     async def listen(self) -> None:
-        """Accept connections, on the same port as before where there was one."""
+        """Accept connections, on the same port each time."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """Cut every connection off, and refuse new ones."""

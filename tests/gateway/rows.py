@@ -57,13 +57,13 @@ def insert_events(url: str, rows: Sequence[dict[str, Any]]) -> None:
         cursor.executemany(statement, [[row[column] for column in columns] for row in rows])
 
 
-def insert_claim(url: str, event_id: str, record: bytes, claimed_at: datetime = T0) -> None:
-    """Put a claim into its table."""
+def insert_claim(url: str, event_id: str, record: bytes, claimed_at: datetime | None = None) -> None:
+    """Put a claim into its table; one of long ago would be freed by any worker that runs."""
     with psycopg.connect(url) as connection:
         connection.execute(
             "insert into headrace.claims (id, fingerprint, kafka_partition, claimed_at, record)"
             " values (%s, %s, 0, %s, %s)",
-            (event_id, uuid.uuid4(), claimed_at, record),
+            (event_id, uuid.uuid4(), claimed_at or datetime.now(UTC), record),
         )
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 import requests
 from starlette.routing import Route
 
+from deploy.local import ports
 from gateway.app import create_app
 from schemas.keys import new_key
 
@@ -22,9 +22,8 @@ START_S_MAX = 20
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    (port,) = ports.pick(1)
+    return port
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -53,7 +52,7 @@ def wait_until_alive(url: str, process: subprocess.Popen[bytes]) -> None:
     while True:
         try:
             requests.get(f"{url}/livez", timeout=1).raise_for_status()
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -90,7 +89,7 @@ def test_it_starts_with_neither_kafka_nor_postgres(tmp_path: Path) -> None:
             begun_at = time.monotonic()
             answer = requests.get(url + path, headers=key, timeout=10)
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
-            assert time.monotonic() - begun_at < 1
+            assert time.monotonic() - begun_at < 3, "it waited for the database, which takes five seconds"
         sent = requests.post(f"{url}/v1/events", headers=key, json={}, timeout=10)
         assert (sent.status_code, sent.json()["code"]) == (503, "unavailable")
         assert requests.post(f"{url}/v1/events", json={}, timeout=5).status_code == 401

@@ -25,10 +25,10 @@ async def pool(database_url: str) -> Pool:
     return opened
 
 
-async def available(pool: Pool) -> bool:
+async def available(pool: Pool, within_s: float = 5.0) -> bool:
     """Whether somebody else can have the pool's one connection."""
     try:
-        async with pool.connection(0.1):
+        async with pool.connection(within_s):
             return True
     except psycopg.OperationalError:
         return False
@@ -48,7 +48,7 @@ async def test_it_is_kept_until_it_is_given_back(pool: Pool, monkeypatch: pytest
     monkeypatch.setattr(pool, "putconn", counted)
     for _ in range(7):
         await held.get(TIMEOUT_S)
-        assert not await available(pool)
+        assert not await available(pool, within_s=0.1)
     assert returned == 2
     await held.give_back()
     assert await available(pool)

@@ -42,8 +42,8 @@ async def test_requests_follow_each_other(connect: Connect) -> None:
 
 
 async def test_slow_headers_end_in_time(connect: Connect) -> None:
-    connection = await connect()
     begun_at = monotonic()
+    connection = await connect()
 
     async def dribble() -> None:
         for byte in GET[:-2] + b"X: " + b"x" * 1_000:
@@ -52,7 +52,8 @@ async def test_slow_headers_end_in_time(connect: Connect) -> None:
 
     dribbling = asyncio.create_task(dribble())
     assert await connection.refusal() == (408, "request_timeout")
-    assert HEADERS_TIMEOUT_S <= monotonic() - begun_at < HEADERS_TIMEOUT_S + 2
+    # The loop's timers are exact to some milliseconds.
+    assert HEADERS_TIMEOUT_S - 0.05 <= monotonic() - begun_at < HEADERS_TIMEOUT_S + 2
     dribbling.cancel()
 
 
@@ -69,12 +70,12 @@ async def test_line_ends_keep_no_connection(connect: Connect) -> None:
     await connection.answer()
     begun_at = monotonic()
     try:
-        while monotonic() - begun_at < 3:
+        while monotonic() - begun_at < KEEP_ALIVE_S + 2:
             await connection.send(b"\r\n")
             await asyncio.sleep(0.05)
     except ConnectionError:
         pass
-    assert monotonic() - begun_at < 3
+    assert monotonic() - begun_at < KEEP_ALIVE_S + 2
 
 
 async def test_the_second_requests_headers_have_a_deadline_too(connect: Connect) -> None:
@@ -151,7 +152,7 @@ async def test_an_idle_connection_ends_also_after_a_refused_body(connect: Connec
     await connection.send(b"POST /refuse HTTP/1.1\r\nContent-Length: 3\r\n\r\n")
     assert (await connection.answer())[0] == 413
     await connection.send(b"abc")
-    assert await connection.ended_within(3)
+    assert await connection.ended_within(KEEP_ALIVE_S + 2)
 
 
 async def test_the_rest_of_a_refused_body_has_a_deadline(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,8 +228,8 @@ async def test_an_idle_connection_has_its_time_after_each_answer(connect: Connec
     for _ in range(4):
         await connection.send(GET)
         assert (await connection.answer())[2] == b"hello"
-        await asyncio.sleep(KEEP_ALIVE_S * 0.6)
-    assert not await connection.ended_within(KEEP_ALIVE_S * 0.2)
+        await asyncio.sleep(KEEP_ALIVE_S * 0.4)
+    assert not await connection.ended_within(KEEP_ALIVE_S * 0.1)
     assert await connection.ended_within(KEEP_ALIVE_S)
 
 

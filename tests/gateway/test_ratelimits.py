@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import uuid
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ async def test_two_gateways_share_one_bucket(database_url: str) -> None:
 
 
 async def test_a_refusal_charges_nothing_and_says_when(database_url: str) -> None:
-    limits, database = await _limits(database_url, 10.0)
+    limits, database = await _limits(database_url, 1.0)  # so slow that a refill takes longer than this
     key = _key()
     assert (await _charge(limits, key, 60))[0] == "ok"
     refused = await asyncio.gather(*(_charge(limits, key, 50) for _ in range(5)))
@@ -61,21 +62,23 @@ async def test_a_refusal_charges_nothing_and_says_when(database_url: str) -> Non
     assert isinstance(allowance, Allowance)
     assert allowance.limit == 100
     assert 0 <= allowance.remains <= 10
-    assert 9 <= allowance.full_in_s <= 10
+    assert 90 <= allowance.full_in_s <= 100
     with pytest.raises(ApiError) as error:
         await limits.charge({}, key, 30)
     assert error.value.headers is not None
-    assert 2 <= int(error.value.headers["Retry-After"]) <= 3
+    assert 20 <= int(error.value.headers["Retry-After"]) <= 30
     await database.stop()
 
 
 async def test_the_bucket_refills(database_url: str) -> None:
-    limits, database = await _limits(database_url, 200.0)
+    limits, database = await _limits(database_url, 20.0)
     key = _key()
-    assert (await _charge(limits, key, 200))[0] == "ok"
-    assert (await _charge(limits, key, 60))[0] == "too_many_requests"
-    await asyncio.sleep(0.5)
-    assert (await _charge(limits, key, 60))[0] == "ok"
+    begun_at = monotonic()
+    assert (await _charge(limits, key, 100))[0] == "ok"
+    while (await _charge(limits, key, 30))[0] == "too_many_requests":
+        assert monotonic() - begun_at < 5
+        await asyncio.sleep(0.05)
+    assert monotonic() - begun_at > 1.4, "30 events are a second and a half"
     await database.stop()
 
 

@@ -22,7 +22,7 @@ from gateway.protocol import BoundedProtocol
 from schemas.settings import Settings
 
 HEADERS_TIMEOUT_S = 0.5
-KEEP_ALIVE_S = 1
+KEEP_ALIVE_S = 2
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 

@@ -68,12 +68,13 @@ class Rig:
             await admin.start()
             try:
                 await admin.delete_topics([self.changelog])
+                while self.changelog in await admin.list_topics():  # noqa: ASYNC110 - the broker tells nobody
+                    await asyncio.sleep(0.1)
             finally:
                 await admin.close()
-            await asyncio.sleep(1.0)  # until the broker has let go of the name
             await self._create([self.changelog])
 
-        _run(recreate())
+        _run(asyncio.wait_for(recreate(), WAIT_S))
 
     def cut_changelog(self, kept: int) -> None:
         """Delete all but the last `kept` records of each partition of the changelog, as its retention would."""
@@ -104,6 +105,21 @@ class Rig:
                     )
 
         _run(fill())
+
+    def fill_one_by_one(self, count: int) -> dict[int, int]:
+        """Produce values 0 … `count - 1`, each when the one before is processed; when each was sent, in µs."""
+
+        async def fill() -> dict[int, int]:
+            sent_us: dict[int, int] = {}
+            async with _producer(self.kafka) as producer:
+                await producer.partitions_for(self.sources[0])
+                for number in range(count):
+                    sent_us[number] = time.time_ns() // 1000
+                    await producer.send_and_wait(self.sources[0], b"%d" % number, partition=number % self.partitions)
+                    await asyncio.to_thread(self.wait_for_values, number + 1)
+            return sent_us
+
+        return _run(fill())
 
     def ends(self, topic: str) -> dict[int, int]:
         """End offset of each partition."""

@@ -153,15 +153,15 @@ async def test_a_bad_event_does_not_cost_a_chunk_of_2000_its_speed(tables: str, 
     assert len(raised) <= 2 * 11 + 1
     assert sum(raised) <= 3 * 2_000
     # Generous: other processes share these cores.
-    assert raised_s < 4 * clean_s + 0.5
-    assert returned_s < 3 * clean_s + 0.5
+    assert raised_s < 4 * clean_s + 1.5
+    assert returned_s < 3 * clean_s + 1.5
 
 
 @pytest.mark.parametrize("data", [{"do": "hang"}, {"do": "sql", "sql": "select pg_sleep(3600)"}])
 async def test_a_hanging_event_is_found_within_a_few_limits(tables: str, program_id: str, data: dict[str, Any]) -> None:
     partition = Partition()
     ids = partition.put_events(program_id, [GOOD] * 7 + [data] + [GOOD] * 8)
-    async with bench(tables, BOTH, handler_timeout_s=0.5) as lab:
+    async with bench(tables, BOTH, handler_timeout_s=1.0) as lab:
         started = time.perf_counter()
         await lab.process(partition)
         took_s = time.perf_counter() - started
@@ -169,7 +169,7 @@ async def test_a_hanging_event_is_found_within_a_few_limits(tables: str, program
     assert ledger_of(tables, program_id) == good
     assert statuses_of(tables, program_id) == dict.fromkeys(good, "COMPLETED") | {ids[7]: "PROCESSING"}
     assert rows(tables, "select error_message from headrace.events where id = %s", ids[7]) == [("TimeoutError",)]
-    assert took_s < 4
+    assert took_s < 8
     assert lab.beats > 0
 
 

@@ -17,7 +17,7 @@ from tests.processors.lab import ACT, LEDGER, Bench, Partition, bench, ledger_of
 COUNT = 2_000
 BAD_AT = 1_234
 HALVINGS = 11  # of 2,000 down to one
-LIMIT_S = 1.0
+LIMIT_S = 2.0
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -76,7 +76,9 @@ async def _clean(lab: Bench) -> Counts:
 async def test_a_bad_event_costs_the_others_nothing(tables: str, program_id: str, bad: Value) -> None:
     partition = Partition()
     ids = partition.put_events(program_id, [bad if number == BAD_AT else {} for number in range(COUNT)])
-    async with bench(tables, f"{LEDGER},{ACT}", handler_timeout_s=LIMIT_S) as lab:
+    # Only what hangs is to meet the limit, however slow the machine is.
+    limit_s = LIMIT_S if bad["do"] == "hang" else 30.0
+    async with bench(tables, f"{LEDGER},{ACT}", handler_timeout_s=limit_s) as lab:
         clean = await _clean(lab)
         async with _counted(lab, partition) as counts:
             calls = list(handlers_for_tests.calls)
@@ -106,4 +108,4 @@ async def test_a_bad_record_costs_the_others_nothing(
     query = "select code, kafka_offset from headrace.dead_letter_records where topic = %s"
     assert rows(tables, query, partition.topic) == [(code, BAD_AT)]
     assert (counts.transactions, calls) == (1, [COUNT - 1])
-    assert counts.seconds < 4 * clean.seconds + 0.5
+    assert counts.seconds < 4 * clean.seconds + 1.5

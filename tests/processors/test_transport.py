@@ -103,13 +103,9 @@ def test_killed_in_mid_drain_it_loses_nothing_and_keeps_order(rig: Rig) -> None:
 
 def test_a_lone_record_is_processed_within_milliseconds(rig: Rig) -> None:
     rig.start()
-    sent_us: dict[int, int] = {}
-    for number in range(30):
-        sent_us[number] = time.time_ns() // 1000
-        rig.fill(number, 1)
-        rig.wait_for_values(number + 1)
+    sent_us = rig.fill_one_by_one(30)
     took_ms = sorted((row.time_us - sent_us[int(row.value)]) / 1000 for row in rig.rows())
-    assert took_ms[15] < 100, took_ms  # connecting a producer included
+    assert took_ms[15] < 100, took_ms
 
 
 def test_an_error_in_processing_ends_the_process_at_once(rig: Rig) -> None:
@@ -141,15 +137,15 @@ def test_two_workers_share_and_take_over(rig: Rig) -> None:
 
 
 def test_a_worker_that_leaves_hands_over_at_once(rig: Rig) -> None:
-    rig.start("w0")
-    rig.start("w1")
+    rig.start("w0", HEADRACE_SESSION_TIMEOUT_MS="20000")
+    rig.start("w1", HEADRACE_SESSION_TIMEOUT_MS="20000")
     rig.fill(0, 400)
     rig.wait_for_values(400)
     assert rig.stop("w1") == 0
     left = time.monotonic()
     rig.fill(400, 400)
     rig.wait_for_values(800)
-    assert time.monotonic() - left < 4  # well under the session timeout of 6 s
+    assert time.monotonic() - left < 12  # well under the session timeout
     assert_in_order(rig.rows(), restarts=2)
 
 
