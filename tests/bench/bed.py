@@ -59,6 +59,12 @@ class Bed:
             )
         return self.backend._replace(database_url=url)
 
+    def drop_database(self, database: Backend) -> None:
+        """Let one of :meth:`new_database` go, and what Postgres has of it in memory."""
+        name = database.database_url.rsplit("/", 1)[1]
+        with psycopg.connect(self.backend.database_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("drop database {}").format(sql.Identifier(name)))
+
     def new_topics(self) -> None:
         """Delete every topic of Headrace's; :meth:`new_database` makes them anew."""
         asyncio.run(_delete_topics(self.kafka))

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import psycopg
@@ -24,12 +25,27 @@ class Drained(NamedTuple):
 
     records: int
     spent: Spent
-    seconds_with_start: float
-    peak_mb: float
+    seconds_with_start: float = 0.0
+    peak_mb: float = 0.0
 
     def us(self, name: str) -> float:
         """CPU µs a record, from the first progress to the last record."""
         return self.spent.us_per_event(self.records)[name]
+
+    @property
+    def per_s(self) -> float:
+        """Records a second, from the first progress to the last record."""
+        return self.records / self.spent.seconds
+
+
+def together(rounds: Sequence[Drained]) -> Drained:
+    """Several as one: sums, and the highest peak."""
+    return Drained(
+        sum(each.records for each in rounds),
+        reduce(Spent.plus, (each.spent for each in rounds)),
+        sum(each.seconds_with_start for each in rounds),
+        max(each.peak_mb for each in rounds),
+    )
 
 
 def follow(bed: Bed, process: Process, progress: Callable[[], int], wanted: int) -> Drained:
@@ -70,10 +86,12 @@ def drain(bed: Bed, stack: Stack, database: Backend, records: int) -> Drained:
 
 
 def drain_plainly(bed: Bed, database: Backend, topic: str, events: int, records: int) -> Drained:
-    """Have plain Faust drain `topic` into the table of :mod:`tests.bench.plain_faust`."""
-    stack = bed.stack(database, "plain-faust")
+    """Have plain Faust drain `topic` into the table of :mod:`tests.bench.plain_faust`, as a new app."""
+    name = f"plain-{database.database_url.rsplit('/', 1)[1]}"
+    stack = bed.stack(database, name)
     stack.folder.mkdir(parents=True, exist_ok=True)
     given = {
+        "BENCH_APP": name,
         "BENCH_KAFKA": bed.kafka,
         "BENCH_DATABASE_URL": database.database_url,
         "BENCH_TOPIC": topic,
@@ -86,7 +104,7 @@ def drain_plainly(bed: Bed, database: Backend, topic: str, events: int, records:
             found = connection.execute("select count(*) from plain.events").fetchone()
             return int(found[0]) if found else 0
 
-        process = bed.start("plain-faust", arguments, environment(stack) | given)
+        process = bed.start(name, arguments, environment(stack) | given)
         try:
             drained = follow(bed, process, progress, events)
         finally:

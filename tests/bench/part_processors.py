@@ -1,10 +1,11 @@
 """The processors: a prepared backlog is drained by ours, by plain Faust, and by what does only a part of the work.
 
 Ours twice: the default path, and the minimal one that does what the others do: dedupe and one row, a primary key and
-one index, no handlers.
+one index, no handlers. Everything in turns, several times: a ratio is the median of the rounds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -12,8 +13,8 @@ from psycopg import sql
 from processors.rows import COLUMNS
 from tests.bench import backlog
 from tests.bench.bed import Bed, row
-from tests.bench.cpu import ratio
-from tests.bench.drains import Drained, drain, drain_plainly, floor
+from tests.bench.cpu import beside
+from tests.bench.drains import Drained, drain, drain_plainly, floor, together
 from tests.bench.floors import write_streams
 from tests.bench.payloads import key
 from tests.bench.plain_faust import TABLE
@@ -24,7 +25,7 @@ from tests.stack import Backend
 PART = "processors"
 _TOPIC = "events"
 _PLAIN_TOPIC = "bench.plain"
-_MINIMAL_GROUP = "headrace-minimal"
+_PATHS: dict[str, dict[str, str]] = {"default": {}, "minimal": {"handlers": ""}}
 _COPY_ROWS = 4_000  # as many as a chunk has
 _FIND = sql.SQL("declare found no scroll cursor for select ctid from headrace.events limit {}")
 # The hash of jsonb takes 400.0 and 400 for the same value, as the contract does; texts would differ.
@@ -35,46 +36,57 @@ from (select id, program_id, idempotency_key, event_timestamp, external_id, stat
 """)
 
 
+class Round(NamedTuple):
+    """Everything drained once, one after the other; by the name of the path what is ours and what COPY alone took."""
+
+    consumed: Drained
+    plain: Drained
+    ours: dict[str, Drained]
+    copied: dict[str, Drained]
+
+    def limit_us(self, path: str) -> float:
+        """What cannot be saved of a path's process, an event."""
+        return self.consumed.us("process") + self.copied[path].us("process")
+
+
 def measure(bed: Bed, sizes: Sizes) -> Iterator[Row]:
     """The rows of this part."""
     bed.new_topics()
-    default = bed.new_database()
-    minimal = bed.new_database(_MINIMAL_GROUP)
-    _drop_indexes(minimal)
+    bed.new_database()
     backlog.make_topic(bed.kafka, _PLAIN_TOPIC)
     backlog.fill(bed.kafka, _TOPIC, sizes.backlog_records)
     backlog.fill(bed.kafka, _PLAIN_TOPIC, sizes.plain_records)
+    rounds = [_round(bed, sizes, number) for number in range(sizes.drains)]
+    yield _ours("processors, default path", rounds, "default", [20, 20])
+    yield _ours("processors, minimal path", rounds, "minimal", [15, 12, 45_000])
+    baseline = _other("baseline: plain Faust, minimal work", [each.plain for each in rounds])
+    baseline.settings = {"acks": "all", "records": sizes.plain_records, "duplicates": backlog.DUPLICATES}
+    baseline.details["same_rows"] = True
+    yield baseline
+    yield _other("limit: consume only", [each.consumed for each in rounds])
+    for path in _PATHS:
+        yield _other(f"limit: COPY only, {path} indexes", [each.copied[path] for each in rounds])
 
-    consumed = floor(bed, "consume", bed.kafka, _TOPIC, str(sizes.backlog_records))
-    fetching_us = consumed.us_per_event(sizes.backlog_records)
+
+def _round(bed: Bed, sizes: Sizes, number: int) -> Round:
+    records = sizes.backlog_records
+    consumed = Drained(records, floor(bed, "consume", bed.kafka, _TOPIC, str(records)))
     plain, plain_database = _drain_plainly(bed, sizes)
     ours: dict[str, Drained] = {}
-    copying: dict[str, dict[str, float]] = {}
-    for name, database, settings in (
-        ("default", default, {}),
-        ("minimal", minimal, {"handlers": "", "group": _MINIMAL_GROUP}),
-    ):
+    copied: dict[str, Drained] = {}
+    for path, settings in _PATHS.items():
+        group = f"headrace-{path}-{number}"
+        database = bed.new_database(group)
+        if path == "minimal":
+            _drop_indexes(database)
         bed.checkpoint()
-        ours[name] = drain(bed, bed.stack(database, f"worker-{name}", **settings), database, sizes.backlog_records)
-        _check(database, sizes.backlog_records)
+        ours[path] = drain(bed, bed.stack(database, group, group=group, **settings), database, records)
+        _check(database, records)
         _compare_rows(database, plain_database, sizes.plain_records)
-        copying[name] = _copy_only(bed, database, sizes, minimal=name == "minimal")
-
-    yield _ours("processors, default path", ours["default"], plain, fetching_us, copying["default"], [20, 20])
-    yield _ours("processors, minimal path", ours["minimal"], plain, fetching_us, copying["minimal"], [15, 12, 45_000])
-    yield Row(
-        "baseline: plain Faust, minimal work",
-        PART,
-        events_per_s=plain.records / plain.spent.seconds,
-        process_us=plain.us("process"),
-        postgres_us=plain.us("postgres"),
-        kafka_us=plain.us("kafka"),
-        settings={"acks": "all", "records": sizes.plain_records, "duplicates": backlog.DUPLICATES},
-        details={"seconds_with_start": plain.seconds_with_start, "peak_mb": plain.peak_mb, "same_rows": True},
-    )
-    yield _floor_row("limit: consume only", fetching_us, sizes.backlog_records / consumed.seconds)
-    for name, cost in copying.items():
-        yield _floor_row(f"limit: COPY only, {name} indexes", cost, cost["per_s"])
+        copied[path] = _copy_only(bed, database, sizes, minimal=path == "minimal")
+        bed.drop_database(database)
+    bed.drop_database(plain_database)
+    return Round(consumed, plain, ours, copied)
 
 
 def _drain_plainly(bed: Bed, sizes: Sizes) -> tuple[Drained, Backend]:
@@ -117,8 +129,8 @@ def _compare_rows(ours: Backend, plain: Backend, records: int) -> None:
     assert here == there, f"ours {here}, plain Faust's {there}"
 
 
-def _copy_only(bed: Bed, database: Backend, sizes: Sizes, *, minimal: bool) -> dict[str, float]:
-    """What it costs to COPY the same rows into the same, empty table: µs an event of the client, Postgres, Kafka."""
+def _copy_only(bed: Bed, database: Backend, sizes: Sizes, *, minimal: bool) -> Drained:
+    """What it costs to COPY the same rows into the same, empty table."""
     empty = bed.new_database()
     if minimal:
         _drop_indexes(empty)
@@ -129,7 +141,8 @@ def _copy_only(bed: Bed, database: Backend, sizes: Sizes, *, minimal: bool) -> d
     spent = floor(bed, "copy", empty.database_url, str(path))
     path.unlink()
     (copied,) = row(empty, "select count(*) from headrace.events")
-    return spent.us_per_event(copied) | {"per_s": copied / spent.seconds}
+    bed.drop_database(empty)
+    return Drained(copied, spent)
 
 
 def _streams(database: Backend, rows: int) -> Iterator[bytes]:
@@ -143,43 +156,41 @@ def _streams(database: Backend, rows: int) -> Iterator[bytes]:
                 yield b"".join(map(bytes, copy))
 
 
-def _ours(
-    what: str, seen: Drained, plain: Drained, fetching: dict[str, float], copying: dict[str, float], bounds: list[float]
-) -> Row:
-    goals = [
+def _ours(what: str, rounds: Sequence[Round], path: str, bounds: list[float]) -> Row:
+    each = [one.ours[path] for one in rounds]
+    row = _other(what, each)
+    seen = together(each)
+    row.goals = [
         Goal("µs process", seen.us("process"), bounds[0], "µs"),
         Goal("µs Postgres", seen.us("postgres"), bounds[1], "µs"),
     ]
-    per_s = seen.records / seen.spent.seconds
     if bounds[2:]:
-        goals.append(Goal("events/s", per_s, bounds[2], "per s", at_least=True))
+        row.goals.append(Goal("events/s", seen.per_s, bounds[2], "per s", at_least=True))
+    process_us = [one.us("process") for one in each]
+    postgres_us = [one.us("postgres") for one in each]
+    row.to_baseline = beside(process_us, [one.plain.us("process") for one in rounds])
+    row.to_limit = beside(process_us, [one.limit_us(path) for one in rounds])
+    row.settings = {"acks": "all", "workers": 1, "duplicates": backlog.DUPLICATES, "rounds": len(rounds)}
+    row.details["postgres_to_copy_only"] = beside(postgres_us, [one.copied[path].us("postgres") for one in rounds])
+    row.details["postgres_to_plain_faust"] = beside(postgres_us, [one.plain.us("postgres") for one in rounds])
+    return row
+
+
+def _other(what: str, rounds: Sequence[Drained]) -> Row:
+    seen = together(rounds)
     return Row(
         what,
         PART,
-        events_per_s=per_s,
+        events_per_s=seen.per_s,
         process_us=seen.us("process"),
         postgres_us=seen.us("postgres"),
         kafka_us=seen.us("kafka"),
-        to_baseline=ratio(seen.us("process"), plain.us("process")),
-        to_limit=ratio(seen.us("process"), fetching["process"] + copying["process"]),
-        goals=goals,
-        settings={"acks": "all", "workers": 1, "duplicates": backlog.DUPLICATES},
         details={
             "records": seen.records,
-            "seconds_with_start": seen.seconds_with_start,
+            "process_us": [each.us("process") for each in rounds],
+            "postgres_us": [each.us("postgres") for each in rounds],
+            "events_per_s": [each.per_s for each in rounds],
+            "seconds_with_start": [each.seconds_with_start for each in rounds],
             "peak_mb": seen.peak_mb,
-            "postgres_to_copy_only": ratio(seen.us("postgres"), copying["postgres"]),
-            "postgres_to_plain_faust": ratio(seen.us("postgres"), plain.us("postgres")),
         },
-    )
-
-
-def _floor_row(what: str, cost: dict[str, float], per_s: float) -> Row:
-    return Row(
-        what,
-        PART,
-        events_per_s=per_s,
-        process_us=cost["process"],
-        postgres_us=cost["postgres"],
-        kafka_us=cost["kafka"],
     )

@@ -47,7 +47,7 @@ class Event(faust.Record, serializer="json"):
 
 
 app = faust.App(
-    "plain",
+    os.environ.get("BENCH_APP", "plain"),
     broker=f"kafka://{os.environ.get('BENCH_KAFKA', '127.0.0.1:9092')}",
     datadir=os.environ.get("BENCH_FOLDER", "plain-data"),
     store="memory://",

@@ -73,7 +73,7 @@ def last_number(url: str) -> int:
 
 
 def unreadable_since(url: str, number: int) -> list[dict[str, Any]]:
-    """The dead letters after that one from which no event could be read; those of retries may come at any time."""
+    """The dead letters after that one which no event was read from; those of events may come late."""
     query = """select * from headrace.dead_letter_records
                where number > %s and code = 'unreadable_record' order by number"""
     return rows(url, query, number)
