@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-import msgspec
-
 from processors import store
 from processors.handling import Finish, Job, Reject, describe, storable_text
 from processors.records import Arrival, BadRecord
+from processors.rows import Row
 from processors.runner import Outcome, Runner
 from schemas.errors import HANDLER_FAILED
 
@@ -20,15 +19,10 @@ FAILED = "FAILED"
 PROCESSING = "PROCESSING"
 
 
-class Attempted(msgspec.Struct):
-    """One attempt's end. Status PROCESSING: it is to be tried again."""
+class Attempted(Row, kw_only=True, gc=False):
+    """One attempt's end, as the row of an event that is new. Status PROCESSING: it is to be tried again."""
 
-    job_arrival: Arrival
     job: Job
-    status: str
-    error_code: str | None = None
-    error_message: str | None = None
-    result: bytes | None = None
 
     @property
     def failed(self) -> bool:
@@ -37,11 +31,9 @@ class Attempted(msgspec.Struct):
 
     def letter(self) -> BadRecord:
         """The dead letter of an event that has failed for good."""
-        event = self.job_arrival.event
+        event = self.arrival.event
         reason = self.error_message or ""
-        return BadRecord(
-            self.error_code or HANDLER_FAILED, reason, self.job_arrival.record, event.program.packed, event.id
-        )
+        return BadRecord(self.error_code or HANDLER_FAILED, reason, self.arrival.record, event.program.packed, event.id)
 
 
 class Attempts:
@@ -73,7 +65,7 @@ class Attempts:
         await store.schedule(
             connection,
             [
-                (one.job_arrival, one.job.attempt + 1, delay_after(one.job.attempt))
+                (one.arrival, one.job.attempt + 1, delay_after(one.job.attempt))
                 for one in attempted
                 if one.status == PROCESSING
             ],
@@ -83,7 +75,7 @@ class Attempts:
         """Show the handlers what has got a final status."""
         if not self._runner.shows_finished:
             return
-        finishes = [Finish(one.job, one.status) for one in attempted if one.status in store.FINAL]
+        finishes = [Finish(one.job, one.status) for one in attempted if one.final]
         await self._runner.finish(finishes, connection)
 
 
@@ -94,9 +86,14 @@ def delay_after(attempt: int) -> timedelta:
 
 def judge(arrival: Arrival, job: Job, outcome: Outcome) -> Attempted:
     """What an outcome means for its event."""
+    offset = arrival.offset
     if not isinstance(outcome, BaseException):
-        return Attempted(arrival, job, COMPLETED, result=outcome)
+        return Attempted(arrival, COMPLETED, True, offset, 0, None, None, None, outcome, job=job)
     if isinstance(outcome, Reject):
-        return Attempted(arrival, job, FAILED, storable_text(outcome.code), storable_text(outcome.message))
-    status = FAILED if job.attempt >= ATTEMPTS_MAX else PROCESSING
-    return Attempted(arrival, job, status, HANDLER_FAILED, describe(outcome))
+        status, code, message = FAILED, storable_text(outcome.code), storable_text(outcome.message)
+    else:
+        status, code, message = PROCESSING, HANDLER_FAILED, describe(outcome)
+        if job.attempt >= ATTEMPTS_MAX:
+            status = FAILED
+    final = status in store.FINAL
+    return Attempted(arrival, status, final, offset, error_code=code, error_message=message, job=job)

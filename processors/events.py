@@ -17,7 +17,7 @@ from processors.attempts import Attempted, Attempts
 from processors.database import Database
 from processors.handling import describe
 from processors.parts import REFUSED, write_in_parts
-from processors.pipeline import Owner, Plan, decide, needs_postgres, table_owner, table_value
+from processors.pipeline import Owner, Plan, Repeat, decide, needs_postgres, table_owner, table_value
 from processors.ports import Part
 from processors.records import Arrival, BadRecord, read_records
 from processors.rows import Row
@@ -117,7 +117,8 @@ class Events:
         plan = decide(arrivals, owners)
         attempted = await self._attempts.first(connection, plan.new, blame)
         now = datetime.now(UTC)  # after the handlers: a row is seen soon after the time it says
-        await store.insert_events(connection, [_row(one, plan) for one in attempted], now)
+        _note_repeats(attempted, plan.repeats)
+        await store.insert_events(connection, attempted, now)
         older = {id_: repeat for id_, repeat in plan.repeats.items() if id_ in owners}
         await store.count_repeats(connection, older, now)
         await self._attempts.schedule(connection, attempted)
@@ -195,24 +196,17 @@ async def _owners_here(
     }
 
 
-def _row(one: Attempted, plan: Plan) -> Row:
-    arrival = one.job_arrival
-    repeat = plan.repeats.get(arrival.event.id)
-    row = Row(
-        arrival,
-        one.status,
-        one.status in store.FINAL,
-        arrival.offset,
-        error_code=one.error_code,
-        error_message=one.error_message,
-        result=one.result,
-    )
-    if repeat is not None:
-        row.counted_offset = repeat.counted_offset
-        row.duplicates = repeat.duplicates
-        if repeat.conflicts:
-            row.conflicts = msgspec.json.encode(store.conflict_list(repeat.conflicts))
-    return row
+def _note_repeats(rows: Sequence[Row], repeats: Mapping[bytes, Repeat]) -> None:
+    """Count in new rows what repeats them already."""
+    if not repeats:
+        return
+    for row in rows:
+        repeat = repeats.get(row.arrival.event.id)
+        if repeat is not None:
+            row.counted_offset = repeat.counted_offset
+            row.duplicates = repeat.duplicates
+            if repeat.conflicts:
+                row.conflicts = msgspec.json.encode(store.conflict_list(repeat.conflicts))
 
 
 def _written(
@@ -226,10 +220,15 @@ def _written(
     for repeat in plan.repeats.values():
         written.duplicates += repeat.duplicates
         written.conflicts += len(repeat.conflicts)
-    for arrival in (*plan.new, *plan.replayed):
+    entries = written.entries
+    for arrival in chain(plan.new, plan.replayed):
         event = arrival.event
         entry = event.id, table_value(event.fingerprint, arrival.offset)
-        written.entries.setdefault(arrival.record.partition, []).append(entry)
+        partition = arrival.record.partition
+        if partition in entries:
+            entries[partition].append(entry)
+        else:
+            entries[partition] = [entry]
     for arrival in plan.replayed:
         outbox.tell_again(written, arrival, standings[arrival.event.id])
     return written

@@ -36,11 +36,7 @@ def _status_end(status: str, error_code: str | None, processed_at: str) -> bytes
 def written(attempted: Sequence[Attempted], letters: list[BadRecord], now: datetime) -> Written:
     """What attempts that ended `now` leave to be told; those that are to be made again are only counted."""
     processed = processed_text(now)
-    statuses = [
-        status_record(one.job_arrival, one.status, one.error_code, processed)
-        for one in attempted
-        if one.status in FINAL
-    ]
+    statuses = [status_record(one.arrival, one.status, one.error_code, processed) for one in attempted if one.final]
     return Written({}, statuses, letters, retries=len(attempted) - len(statuses))
 
 

@@ -93,6 +93,8 @@ def _repeat(plan: Plan, arrival: Arrival, owner: Owner) -> None:
 
 def needs_postgres(arrivals: Sequence[Arrival], owners: Mapping[bytes, Owner]) -> bool:
     """Whether the chunk was read before, in whole or in part: then the table cannot tell what is still to be done."""
+    if not owners:
+        return False
     for arrival in arrivals:
         owner = owners.get(arrival.event.id)
         if owner is not None and arrival.offset <= owner.offset:

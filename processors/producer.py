@@ -69,9 +69,15 @@ class BatchSender:
     async def _send_many(self, topic: str, records: Sequence[Outgoing]) -> None:
         partitions = len(await self._producer().partitions_for(topic))
         by_partition: dict[int, list[_Record]] = {}
+        by_key: dict[bytes | None, list[_Record]] = {}  # a bundle has few keys
         for record in records:
-            where = by_partition.setdefault(_partition_for(record, partitions), [])
-            where.append((record.key, record.value, list(record.headers) if record.headers else _NO_HEADERS))
+            key = record.key
+            where = by_key.get(key) if record.partition is None else None
+            if where is None:
+                where = by_partition.setdefault(_partition_for(record, partitions), [])
+                if key is not None and record.partition is None:
+                    by_key[key] = where
+            where.append((key, record.value, list(record.headers) if record.headers else _NO_HEADERS))
         await asyncio.gather(*(self._send_partition(topic, number, part) for number, part in by_partition.items()))
 
     async def _send_partition(

@@ -31,7 +31,9 @@ _SEARCH_LIMITS = 4  # the whole search for what hangs may take so many times the
 
 _CRASHED = f"{GIVEN_UP_AFTER} workers have ended one after the other while they were at this event alone"
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_encode, _encode_lines = _encoder.encode, _encoder.encode_lines
+_BACKSLASH = ord("\\")
 _escaped_nul = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
 
 
@@ -87,7 +89,7 @@ class Runner:
         async with _savepoint(connection, limit_s):
             with self._suspects.under_way([job.event.id for job in jobs]):
                 merged = await self._merged(jobs, connection)
-            outcomes = [_encoded(mine) if mine else None for mine in merged]
+            outcomes = _all_encoded(merged)
             _stop_at_failures(outcomes)
         return outcomes
 
@@ -227,7 +229,7 @@ def _failed(result: Any) -> bool:
 
 def _stop_at_failures(results: Sequence[Any]) -> None:
     """Raise :class:`_Undo` where there are failures among the results; raise those that are no event's fault."""
-    if not any(map(_failed, results)):
+    if not any(issubclass(kind, BaseException) for kind in set(map(type, results))):
         return
     failures = [result if _failed(result) else None for result in results]
     for failure in failures:
@@ -239,6 +241,18 @@ def _stop_at_failures(results: Sequence[Any]) -> None:
 def _fill(outcomes: list[Outcome], numbers: Sequence[int], results: Sequence[Outcome]) -> None:
     for number, result in zip(numbers, results, strict=True):
         outcomes[number] = result
+
+
+def _all_encoded(results: Sequence[dict[str, Any]]) -> list[Outcome]:
+    """The results as :func:`_encoded`, None for one that is empty; where all is well, encoded at once."""
+    try:
+        encoded = _encode_lines(results)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        encoded = b""
+    lines = encoded.split(b"\n")[:-1]
+    if _BACKSLASH in encoded or len(lines) != len(results):  # a msgspec.Raw may hold lines of its own
+        return [_encoded(mine) if mine else None for mine in results]
+    return [line if mine else None for mine, line in zip(results, lines, strict=True)]
 
 
 def _encoded(result: dict[str, Any]) -> Outcome:

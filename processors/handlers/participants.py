@@ -4,8 +4,8 @@ The first event that names an external id decides: its own ``participant_id`` wh
 the external id. Later events that say otherwise are processed all the same and change nothing here.
 
 Rows are never changed once they have a name, nor deleted; so what Postgres has said of one is remembered, and an event
-of a participant that is known costs no statement. What the transaction itself has written is not remembered: it may
-not come to stand.
+of a participant that is known costs no statement. What the transaction itself has written is remembered once a later
+one sees it: it may not come to stand.
 """
 
 from collections.abc import Sequence
@@ -42,14 +42,24 @@ cross join lateral (
 ) p
 """
 
+# `settled`: see above; `mark`: all rows that one statement added bear the same, and stand if one of them does.
+_MARK = """
+select xmin::text as mark, created_at <> now() as settled
+from headrace.participants where program_id = %s and participant_id = %s
+"""
+
 # Rows are added in one order by all, so that two workers never wait for each other in a circle.
 _ADD = """
-insert into headrace.participants (program_id, participant_id, external_id, first_event_id, created_at)
-select program_id, participant_id, external_id, first_event_id, now()
-from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[], %(events)s::uuid[])
-     with ordinality as u (program_id, participant_id, external_id, first_event_id, n)
-order by program_id, participant_id, n
-on conflict do nothing
+with added as (
+    insert into headrace.participants (program_id, participant_id, external_id, first_event_id, created_at)
+    select program_id, participant_id, external_id, first_event_id, now()
+    from unnest(%(programs)s::uuid[], %(participants)s::uuid[], %(externals)s::text[], %(events)s::uuid[])
+         with ordinality as u (program_id, participant_id, external_id, first_event_id, n)
+    order by program_id, participant_id, n
+    on conflict do nothing
+    returning xmin
+)
+select count(*), (select xmin::text from added limit 1) from added
 """
 
 _NAME_THE_NAMELESS = """
@@ -71,11 +81,35 @@ _Key = tuple[str, str]
 
 
 class _Known:
-    """What Postgres is known to have for good, the latest `_REMEMBERED_MAX` of each: whose name, and who has a row."""
+    """What Postgres is known to have for good, the latest `_REMEMBERED_MAX` of each: whose name, and who has a row.
+
+    `often_new`: of those last met that were not known here, Postgres had not half.
+    """
 
     def __init__(self) -> None:
         self.by_external: dict[_Key, str] = {}
         self.alone: dict[_Key, str] = {}
+        self.often_new = True
+        self._added: Sequence[_Sight] = ()
+        self._mark = ""
+
+    def added(self, sights: "Sequence[_Sight]", mark: str) -> None:
+        """Note what one statement has just added, all of it; it gave its rows `mark`."""
+        self._added, self._mark = sights, mark
+
+    async def settle(self, connection: AsyncConnection[Any]) -> None:
+        """Remember what was added last, if it has come to stand."""
+        if not self._added:
+            return
+        first = self._added[0]
+        cursor = await connection.execute(_MARK, (first.program, first.participant))
+        mark, settled = await cursor.fetchone() or ("", True)
+        if not settled:
+            return  # this transaction's own
+        if mark == self._mark:
+            for sight in self._added:
+                self.remember(sight, sight.participant)
+        self._added = ()
 
     def remember(self, sight: "_Sight", participant: str) -> None:
         kept = self.alone if sight.external is None else self.by_external
@@ -97,28 +131,35 @@ class _Sight(NamedTuple):
     told: bool
 
 
-def _sights(jobs: Sequence[Job], decided: dict[tuple[str, str | None], str]) -> list[_Sight]:
-    """What the jobs say that is not known yet, in their order. What is known goes into `decided`."""
-    sights: dict[tuple[str, str | None, str], _Sight] = {}
+def _sights(jobs: Sequence[Job], decided: dict[_Key, str]) -> tuple[list[_Sight], list[_Key | None]]:
+    """What the jobs say that is not known yet, in their order; and under what `decided` has each job's answer.
+
+    What is known goes into `decided`, and so does what will be if nobody has said otherwise.
+    """
+    sights: list[_Sight] = []
+    keys: list[_Key | None] = []
+    alone: set[_Key] = set()
+    known_by_external = _known.by_external.get
     for job in jobs:
-        fields = job.event.fields
-        program, external = fields.program_id, fields.external_id
+        event = job.event
+        fields = event.fields
+        program, external, told = event.program.text, fields.external_id, fields.participant_id
         if external is not None:
-            known = _known.by_external.get((program, external))
-            if known is not None:
-                decided[program, external] = known
-                continue
-            if (program, external, "") in sights:
-                continue
-            told = fields.participant_id is not None
-            participant = str(fields.participant_id) if told else _derived(job, external)
-            sights[program, external, ""] = _Sight(program, participant, external, job.event.id, told)
-        elif fields.participant_id is not None:
-            participant = str(fields.participant_id)
-            if (program, participant) not in _known.alone:
-                sight = _Sight(program, participant, None, job.event.id, told=True)
-                sights.setdefault((program, None, participant), sight)
-    return list(sights.values())
+            key = program, external
+            keys.append(key if told is None else None)
+            if key not in decided:
+                participant = known_by_external(key)
+                if participant is None:
+                    participant = _derived(job, external) if told is None else str(told)
+                    sights.append(_Sight(program, participant, external, event.id, told is not None))
+                decided[key] = participant
+            continue
+        keys.append(None)
+        key = program, str(told)
+        if key not in _known.alone and key not in alone:
+            alone.add(key)
+            sights.append(_Sight(*key, None, event.id, told=True))
+    return sights, keys
 
 
 def _derived(job: Job, external: str) -> str:
@@ -127,24 +168,34 @@ def _derived(job: Job, external: str) -> str:
 
 async def participants(jobs: Sequence[Job], connection: AsyncConnection[Any]) -> list[dict[str, str] | None]:
     """Record who takes part; the result of an event that names nobody by id says whose ``participant_id`` it is."""
-    decided: dict[tuple[str, str | None], str] = {}
-    sights = _sights(jobs, decided)
-    decided |= {(sight.program, sight.external): sight.participant for sight in sights}
-    new = await _look(sights, decided, connection)
-    if new:
-        added = await connection.execute(_ADD, _columns(new))
-        if added.rowcount < len(new):
-            # Somebody else's row stands already: under the same name, another one, or none.
-            nameless = await _look(new, decided, connection)
-            nameless = [sight for sight in nameless if sight.told and sight.external is not None]
-            if nameless:
-                await connection.execute(_NAME_THE_NAMELESS, _columns(nameless))
-    return [_result(job, decided) for job in jobs]
+    await _known.settle(connection)
+    decided: dict[_Key, str] = {}
+    sights, keys = _sights(jobs, decided)
+    # Where most are new, adding them tells which are not.
+    new = sights if _known.often_new else await _look(sights, decided, connection)
+    if sights:
+        _known.often_new = 2 * await _add(new, decided, connection) >= len(sights)
+    return [None if key is None else {"participant_id": decided[key]} for key in keys]
 
 
-async def _look(
-    sights: Sequence[_Sight], decided: dict[tuple[str, str | None], str], connection: AsyncConnection[Any]
-) -> list[_Sight]:
+async def _add(new: Sequence[_Sight], decided: dict[_Key, str], connection: AsyncConnection[Any]) -> int:
+    """Add the sights, and return how many could be; where somebody's row stands already that goes into `decided`."""
+    if not new:
+        return 0
+    cursor = await connection.execute(_ADD, _columns(new))
+    added, mark = await cursor.fetchone() or (0, "")
+    if added == len(new):
+        _known.added(new, mark)
+        return int(added)
+    # Under the same name, another one, or none.
+    nameless = await _look(new, decided, connection)
+    nameless = [sight for sight in nameless if sight.told and sight.external is not None]
+    if nameless:
+        await connection.execute(_NAME_THE_NAMELESS, _columns(nameless))
+    return int(added)
+
+
+async def _look(sights: Sequence[_Sight], decided: dict[_Key, str], connection: AsyncConnection[Any]) -> list[_Sight]:
     """The sights that Postgres knows nothing of. What it knows goes into `decided`; what is settled is remembered."""
     if not sights:
         return []
@@ -153,17 +204,11 @@ async def _look(
     for number, participant, settled in await cursor.fetchall():
         found.add(number)
         sight = sights[number - 1]
-        decided[sight.program, sight.external] = participant
+        if sight.external is not None:
+            decided[sight.program, sight.external] = participant
         if settled:
             _known.remember(sight, participant)
     return [sight for number, sight in enumerate(sights, 1) if number not in found]
-
-
-def _result(job: Job, decided: dict[tuple[str, str | None], str]) -> dict[str, str] | None:
-    fields = job.event.fields
-    if fields.participant_id is not None or fields.external_id is None:
-        return None
-    return {"participant_id": decided[fields.program_id, fields.external_id]}
 
 
 def _columns(sights: Sequence[_Sight]) -> dict[str, Any]:

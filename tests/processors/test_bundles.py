@@ -185,12 +185,15 @@ def test_bundles_equal_the_log_read_once(tables: str, lost: float, *, shared: bo
 
 @pytest.mark.anyio
 async def test_a_bundle_is_one_transaction(tables: str) -> None:
-    """All rows say the same time of creation, those of retries too."""
+    """All rows are written by the same one, and created one after the other."""
     world = World([[(0, 0), (1, 0)], [(2, 0)], [(3, 1), (3, 1)]], shared=False)
     async with bench(tables, BOTH) as lab:
         await lab.process_bundle(*(partition.part() for partition in world.partitions))
-    created = "select count(distinct created_at), count(*) from headrace.events where program_id = %s"
-    assert rows(tables, created, world.program) == [(1, 4)]
+    query = """
+        select count(distinct xmin::text), count(*), count(distinct created_at), max(created_at) = max(updated_at)
+        from headrace.events where program_id = %s
+    """
+    assert rows(tables, query, world.program) == [(1, 4, 4, True)]
 
 
 @pytest.mark.anyio

@@ -133,6 +133,26 @@ async def test_what_was_undone_is_not_remembered(database_url: str, program_id: 
     assert _known(database_url, program_id)["named"] == id_
 
 
+async def test_what_was_undone_is_not_remembered_though_another_adds_it(database_url: str, program_id: str) -> None:
+    id_ = str(uuid.uuid4())
+    await _handle(database_url, _job(program_id, external_id="before"))
+    async with await psycopg.AsyncConnection.connect(database_url) as connection:
+        await connection.execute("select 1")
+        async with connection.transaction() as savepoint:
+            await participants([_job(program_id, external_id="undone", participant_id=id_)], connection)
+            raise psycopg.Rollback(savepoint)
+        await connection.commit()
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "insert into headrace.participants (program_id, participant_id, external_id, first_event_id, created_at)"
+            " values (%s, %s, 'other', %s, now())",
+            (program_id, id_, uuid.uuid4()),
+        )
+    named = await _handle(database_url, _job(program_id, external_id="undone"))
+    assert named != [id_]
+    assert _known(database_url, program_id).keys() == {"before", "other", "undone"}
+
+
 async def test_what_is_remembered_is_bounded(
     database_url: str, program_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,6 @@ def _expected(row: Row, now: datetime) -> dict[str, Any]:
         "error_code": row.error_code,
         "error_message": row.error_message,
         "result": row.result and json.loads(row.result),
-        "created_at": _micros(now),
         "updated_at": _micros(now),
         "processed_at": _micros(now) if row.final else None,
         "kafka_partition": row.arrival.record.partition,
@@ -136,7 +135,13 @@ async def _round_trip(database_url: str, made: Sequence[Row], now: datetime) -> 
         cursor = await connection.execute(query, (store.uuid_array(row.arrival.event.id for row in made),))
         found = await cursor.fetchall()
         await connection.rollback()
-    return [{name: _read(value, name) for name, value in zip(COLUMNS, row, strict=True)} for row in found]
+    read: list[dict[str, Any]] = [
+        {name: _read(value, name) for name, value in zip(COLUMNS, row, strict=True)} for row in found
+    ]
+    # One after the other, the last one now.
+    created = sorted(row.pop("created_at") for row in read)
+    assert created == list(range(_micros(now) - len(made) + 1, _micros(now) + 1))
+    return read
 
 
 def test_every_column_comes_back_as_it_went_in(database_url: str) -> None:
