@@ -4,6 +4,7 @@ Plain ASGI, since it is on the hot path. A request that goes well costs no log l
 """
 
 import sys
+from collections.abc import Awaitable
 from http import HTTPStatus
 from time import perf_counter
 
@@ -42,14 +43,14 @@ class RequestBoundary:
         header = (b"x-request-id", own_id.encode("ascii"))
         status = 0
 
-        async def sending(message: Message) -> None:
+        def sending(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 allowance = scope.get(ALLOWANCE)
                 told = [] if allowance is None else allowance.headers()
                 message["headers"] = [*message["headers"], header, *told]
-            await send(message)
+            return send(message)
 
         metrics.IN_FLIGHT.inc()
         try:

@@ -46,6 +46,11 @@ class Programs:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any program may be written to."""
+        return not self._registered
+
     def may_use(self, program_packed: bytes) -> bool:
         """Whether a program (16 bytes) may be written to. Raises ApiError `unavailable` before the list is known."""
         if not self._registered:

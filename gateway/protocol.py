@@ -60,16 +60,14 @@ class _OneWrite(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:  # noqa: ANN401 - uvicorn's types are private
         """Take a message of the application's."""
-        if self._start is not None:
-            start, self._start = self._start, None
-            await self._send_both(start, message)
-        elif self.response_started or message["type"] != "http.response.start":
-            await super().send(message)
-        else:
-            self._start = message
-            self.response_started = True
-
-    async def _send_both(self, start: Any, message: Any) -> None:  # noqa: ANN401 - as above
+        start, self._start = self._start, None
+        if start is None:
+            if self.response_started or message["type"] != "http.response.start":
+                await super().send(message)
+            else:
+                self._start = message
+                self.response_started = True
+            return
         content = None if self.flow.write_paused or self.disconnected else self._whole(start, message)
         if content is None:  # rare: uvicorn looks at it thoroughly
             self.response_started = False

@@ -25,9 +25,12 @@ PATTERN = r"^(?!0000-|0001-01-01|9999-12-31)\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.
 def read_timestamp(text: str) -> tuple[datetime, str]:
     """The instant that `text` names, in UTC, and its canonical spelling. Raises ValueError saying what is wrong."""
     shape = text.encode().translate(_DIGITS_AS_ZERO)
-    if shape in _CANONICAL and (text[-2] != "0" or shape == _CANONICAL_WHOLE) and (text[11] != "2" or text[12] != "4"):
+    if shape in _CANONICAL and (text[11] != "2" or text[12] != "4"):
         try:
-            return datetime.fromisoformat(text), text
+            instant = datetime.fromisoformat(text)
+            # Of a fraction, which may be nothing but zeros; a tenth of all fractions end with one.
+            is_shortest = text[-2] != "0" or shape == _CANONICAL_WHOLE
+            return instant, text if is_shortest else text[:-1].rstrip("0").removesuffix(".") + "Z"
         except ValueError:
             pass  # for the slow way to say what is wrong
     match = _parts(text)
