@@ -20,7 +20,8 @@ from deploy.database import Connection, connected, one_line
 from deploy.dead_letters import MATCHES, Filter, Letter, select
 from deploy.errors import DeployError
 from schemas import errors, kafka, topics
-from schemas.event import Event, EventReader, InvalidEventError
+from schemas.event import Event, InvalidEventError
+from schemas.reader import EventReader
 from schemas.retry_sql import PLAN_ATTEMPTS
 from schemas.settings import Settings
 

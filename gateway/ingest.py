@@ -7,19 +7,16 @@ item is answered in the order it came.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
-from uuid import UUID
 
 import msgspec
 
 from gateway.batches import EVENTS_MAX, NotJsonError, split_batch
 from schemas.errors import IDEMPOTENCY_CONFLICT, INVALID_EVENT, INVALID_JSON, INVALID_PROGRAM_ID, UNAVAILABLE, ErrorCode
-from schemas.event import Event, EventReader, InvalidEventError, readable_ids
+from schemas.event import Event, InvalidEventError, readable_ids
 from schemas.identity import uuid_text
+from schemas.reader import EventReader
 
 PENDING = "PENDING"
-
-# In the place of decoded data, which nobody needs once the record is made: its memory is used again while it is warm.
-_NO_DATA: dict[str, Any] = {}
 
 
 class Refusal(NamedTuple):
@@ -47,7 +44,7 @@ class EventAnswer(msgspec.Struct, gc=False):
     id: str
     idempotency_key: str
     program_id: str
-    participant_id: UUID | None
+    participant_id: str | None
     external_id: str | None
     event_timestamp: str
     status: str
@@ -85,8 +82,6 @@ def read_items(reader: EventReader, body: bytes, may_use: Callable[[bytes], bool
     """Read each event of a batch. Raises :class:`NotJsonError` or :class:`BadBatchError` for the batch as a whole."""
     events = reader.read_batch(body)
     if events is not None and 1 <= len(events) <= EVENTS_MAX and all(map(may_use, _programs(events))):
-        for event in events:
-            event.fields.event_data = _NO_DATA
         return list[Item](events)
     items = [read_item(reader, raw, may_use) for raw in split_batch(body)]
     if any(isinstance(item, Refusal) and item.code is INVALID_JSON and not item.field for item in items):
@@ -159,14 +154,13 @@ def status_of(event: Event, owners: Mapping[bytes, Owner]) -> str:
 
 def answer_event(event: Event, status: str) -> EventAnswer:
     """An accepted event as answers show it."""
-    fields = event.fields
     return EventAnswer(
         uuid_text(event.id),
-        fields.idempotency_key,
-        fields.program_id,
-        fields.participant_id,
-        fields.external_id,
-        fields.event_timestamp,
+        event.idempotency_key,
+        event.program.text,
+        event.participant_id,
+        event.external_id,
+        event.event_timestamp,
         status,
     )
 
@@ -180,15 +174,14 @@ def _answer_item(index: int, item: Item, owners: Mapping[bytes, Owner]) -> Accep
 
 
 def _refuse(event: Event, code: ErrorCode, message: str) -> Refusal:
-    fields = event.fields
     ids = {
         "id": uuid_text(event.id),
-        "idempotency_key": fields.idempotency_key,
-        "program_id": fields.program_id,
-        "event_timestamp": fields.event_timestamp,
+        "idempotency_key": event.idempotency_key,
+        "program_id": event.program.text,
+        "event_timestamp": event.event_timestamp,
     }
-    if fields.external_id is not None:
-        ids["external_id"] = fields.external_id
-    if fields.participant_id is not None:
-        ids["participant_id"] = str(fields.participant_id)
+    if event.external_id is not None:
+        ids["external_id"] = event.external_id
+    if event.participant_id is not None:
+        ids["participant_id"] = event.participant_id
     return Refusal(code, message, "", ids)

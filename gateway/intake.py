@@ -23,9 +23,10 @@ from gateway.producer import KafkaUnreachableError, Producer, QueueFullError
 from gateway.programs import Programs
 from gateway.ratelimits import RateLimits
 from schemas import errors
-from schemas.event import Event, EventReader
+from schemas.event import Event
 from schemas.identity import uuid_ascii
 from schemas.kafka import partition_of
+from schemas.reader import EventReader
 from schemas.settings import Settings
 from schemas.timestamps import now_text
 

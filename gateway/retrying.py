@@ -16,8 +16,8 @@ from gateway.key import Key
 from gateway.paths import event_id_in, no_such_event
 from gateway.problems import ApiError, unavailable
 from schemas.errors import NOT_RETRYABLE
-from schemas.event import EventReader
 from schemas.identity import program
+from schemas.reader import EventReader
 from schemas.retry_sql import PLAN_ATTEMPTS
 
 _encode = msgspec.json.Encoder().encode

@@ -8,9 +8,8 @@ Columns are in Postgres' binary format for COPY: no text to escape, ids as the b
 
 import struct
 from datetime import UTC, datetime
-from uuid import UUID
 
-from schemas.event import Event, Fields
+from schemas.event import Event
 from schemas.identity import uuid_ascii
 
 OWN_COLUMNS = (
@@ -49,9 +48,8 @@ _AFTER_NAMES = b'"event_timestamp":'
 
 def own_columns(event: Event, partition: int, offset: int) -> bytes:
     """The columns of an event that `partition` has at `offset`, and whose repeats are counted up to there."""
-    fields = event.fields
-    key = fields.idempotency_key.encode()
-    external = fields.external_id
+    key = event.idempotency_key.encode()
+    external = event.external_id
     data = event.data
     since = event.timestamp - _EPOCH
     begin = _of_known_length(
@@ -73,14 +71,14 @@ def own_columns(event: Event, partition: int, offset: int) -> bytes:
     )
     if (
         external is not None
-        and fields.participant_id is None
-        and fields.recipient_external_id is None
-        and fields.recipient_id is None
+        and event.participant_id is None
+        and event.recipient_external_id is None
+        and event.recipient_id is None
     ):
         name = external.encode()
         head = _nulls_and_json_head(_THREE_NULLS, len(data) + 1, _JSONB_VERSION)
         return b"".join((begin, key, _length(len(name)), name, head, data))
-    return b"".join((begin, key, _participants(fields), _json_head(len(data) + 1, _JSONB_VERSION), data))
+    return b"".join((begin, key, _participants(event), _json_head(len(data) + 1, _JSONB_VERSION), data))
 
 
 def counted_up_to(columns: bytes, counted_offset: int) -> bytes:
@@ -114,16 +112,16 @@ def jsonb(encoded: bytes | None) -> bytes:
     return NULL if encoded is None else _json_head(len(encoded) + 1, _JSONB_VERSION) + encoded
 
 
-def _uuid(value: UUID | None) -> bytes:
-    return NULL if value is None else b"\0\0\0\x10" + value.bytes
+def _uuid(value: str | None) -> bytes:
+    return NULL if value is None else b"\0\0\0\x10" + bytes.fromhex(value.replace("-", ""))
 
 
-def _participants(fields: Fields) -> bytes:
+def _participants(event: Event) -> bytes:
     return b"".join(
         (
-            text(fields.external_id),
-            _uuid(fields.participant_id),
-            text(fields.recipient_external_id),
-            _uuid(fields.recipient_id),
+            text(event.external_id),
+            _uuid(event.participant_id),
+            text(event.recipient_external_id),
+            _uuid(event.recipient_id),
         )
     )

@@ -23,7 +23,7 @@ from processors.records import Arrival, BadRecord, read_records
 from processors.rows import Row
 from processors.written import Written
 from schemas.errors import IDEMPOTENCY_CONFLICT, UNSTORABLE_EVENT
-from schemas.event import EventReader
+from schemas.reader import EventReader
 
 _ROUNDS_MAX = 10
 

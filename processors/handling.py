@@ -70,7 +70,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     @property
     def idempotency_key(self) -> str:
         """The key under which the producer sent the event."""
-        return self.event.fields.idempotency_key
+        return self.event.idempotency_key
 
     @property
     def event_timestamp(self) -> datetime:
@@ -80,17 +80,18 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     @property
     def external_id(self) -> str | None:
         """The producer's name for the participant."""
-        return self.event.fields.external_id
+        return self.event.external_id
 
     @property
     def participant_id(self) -> UUID | None:
         """The participant, where the producer knows its id."""
-        return self.event.fields.participant_id
+        told = self.event.participant_id
+        return None if told is None else UUID(told)
 
     @property
     def event_data(self) -> dict[str, Any]:
         """What the producer sent. Handlers share it: read it, do not change it."""
-        return self.event.fields.event_data
+        return self.event.event_data
 
 
 class Finish(NamedTuple):

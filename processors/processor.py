@@ -19,7 +19,7 @@ from processors.suspects import Suspects
 from processors.upkeep import Upkeep
 from processors.written import Written
 from schemas import topics
-from schemas.event import EventReader
+from schemas.reader import EventReader
 from schemas.settings import Settings
 
 

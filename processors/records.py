@@ -10,7 +10,8 @@ import msgspec
 from processors import encoding
 from processors.ports import Record
 from schemas.errors import INVALID_JSON, KEY_MISMATCH, UNREADABLE_RECORD
-from schemas.event import Event, EventReader, InvalidEventError
+from schemas.event import Event, InvalidEventError
+from schemas.reader import EventReader
 
 EXTERNAL = "EXTERNAL"
 SYSTEM = "SYSTEM"

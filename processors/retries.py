@@ -19,7 +19,7 @@ from processors.ports import Part, Record
 from processors.records import Arrival, BadRecord, header, read_record
 from processors.written import Written
 from schemas.errors import UNKNOWN_RETRY
-from schemas.event import EventReader
+from schemas.reader import EventReader
 
 _ATTEMPT_DIGITS_MAX = 9
 _ROUNDS_MAX = 10

@@ -2,10 +2,11 @@
 
 import re
 from binascii import hexlify
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import sha1
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 _PROGRAMS_REMEMBERED = 65_536
@@ -21,6 +22,18 @@ _of_five_groups = Struct("4sx24sx4sx4s").unpack
 _is_uuid_text = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
+def _id_hash() -> Callable[[bytes], Any]:
+    """SHA-1. Said to be for no security it costs three times as much: only where it is refused otherwise (FIPS)."""
+    try:
+        sha1(b"")  # noqa: S324 - RFC 9562 says which hash an id is made of
+    except ValueError:
+        return partial(sha1, usedforsecurity=False)
+    return sha1
+
+
+id_hash = _id_hash()
+
+
 class Program(NamedTuple):
     """A program: `text` is its UUID in lower case, `packed` the 16 bytes, `key` the Kafka key (the text as ASCII)."""
 
@@ -29,23 +42,33 @@ class Program(NamedTuple):
     key: bytes
 
 
+class _Programs(dict[str, Program | None]):
+    """Programs by their text, the latest many of them; None for what is no UUID as RFC 9562 writes it."""
+
+    def __missing__(self, text: str) -> Program | None:
+        if len(self) >= _PROGRAMS_REMEMBERED:
+            self.clear()
+        found = None
+        if _is_uuid_text(text):
+            lower = text.lower()
+            found = Program(lower, UUID(lower).bytes, lower.encode())
+        self[text] = found
+        return found
+
+
+PROGRAMS: Mapping[str, Program | None] = _Programs()
+"""Programs by texts of 36 characters, see :func:`program`."""
+
+
 def program(text: str) -> Program | None:
     """The program that `text` names, or None where `text` is no UUID as RFC 9562 writes it (36 characters)."""
     # Only short texts are remembered: what is no UUID can be as long as a body.
-    return _program(text) if len(text) == _UUID_CHARACTERS else None
-
-
-@lru_cache(maxsize=_PROGRAMS_REMEMBERED)
-def _program(text: str) -> Program | None:
-    if not _is_uuid_text(text):
-        return None
-    lower = text.lower()
-    return Program(lower, UUID(lower).bytes, lower.encode())
+    return PROGRAMS[text] if len(text) == _UUID_CHARACTERS else None
 
 
 def event_id(program_packed: bytes, idempotency_key: str) -> bytes:
     """The 16 bytes of UUIDv5(namespace=program_id, name=idempotency_key), RFC 9562 section 5.5."""
-    digest = sha1(program_packed + idempotency_key.encode(), usedforsecurity=False).digest()
+    digest = id_hash(program_packed + idempotency_key.encode()).digest()
     return (_number(digest) >> _SHA1_BITS_UNUSED & _OTHER_BITS | _VERSION_5).to_bytes(16)
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.claims import Claim, Claims
 from gateway.database import make_pool
-from schemas.event import EventReader
 from schemas.kafka import partition_of
+from schemas.reader import EventReader
 from schemas.settings import Settings
 from tests.conftest import PARTITIONS
 from tests.gateway.proxy import Proxy

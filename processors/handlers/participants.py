@@ -142,20 +142,20 @@ def _sights(jobs: Sequence[Job], decided: dict[_Key, str]) -> tuple[list[_Sight]
     known_by_external = _known.by_external.get
     for job in jobs:
         event = job.event
-        fields = event.fields
-        program, external, told = event.program.text, fields.external_id, fields.participant_id
+        program, external, told = event.program.text, event.external_id, event.participant_id
         if external is not None:
             key = program, external
             keys.append(key if told is None else None)
             if key not in decided:
                 participant = known_by_external(key)
                 if participant is None:
-                    participant = _derived(job, external) if told is None else str(told)
+                    participant = told or _derived(job, external)
                     sights.append(_Sight(program, participant, external, event.id, told is not None))
                 decided[key] = participant
             continue
         keys.append(None)
-        key = program, str(told)
+        assert told is not None, "an event names somebody"  # noqa: S101
+        key = program, told
         if key not in _known.alone and key not in alone:
             alone.add(key)
             sights.append(_Sight(*key, None, event.id, told=True))

@@ -44,9 +44,7 @@ class Rollups:
 
 
 def _columns(finishes: Sequence[Finish]) -> list[str]:
-    counts = Counter(
-        [(job.event.program.text, job.event.fields.event_timestamp[:_HOUR], status) for job, status in finishes]
-    )
+    counts = Counter([(job.event.program.text, job.event.event_timestamp[:_HOUR], status) for job, status in finishes])
     return [
         "{" + ",".join([program for program, _, _ in counts]) + "}",
         "{" + ",".join([f"{hour}:00:00Z" for _, hour, _ in counts]) + "}",

@@ -9,8 +9,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from schemas import kafka
-from schemas.event import EventReader
 from schemas.identity import uuid_ascii
+from schemas.reader import EventReader
 from schemas.settings import Settings
 from tests.bench.bed import PARTITIONS
 from tests.bench.payloads import SEED, Payloads

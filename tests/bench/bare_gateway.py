@@ -10,7 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import ingest
-from schemas.event import Event, EventReader
+from schemas.event import Event
+from schemas.reader import EventReader
 from schemas.settings import Settings
 from tests.bench.serve import serve
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gateway import batches
 from gateway.batches import BadBatchError, NotJsonError, split_batch
-from schemas.event import EventReader, InvalidEventError
+from schemas.event import InvalidEventError
+from schemas.reader import EventReader
 from tests.schemas.events import event_text
 from tests.schemas.spellings import good_objects, hostile_objects, spell
 
@@ -95,7 +96,7 @@ def test_hostile_data_makes_one_refusal(name: str) -> None:
     outcomes = []
     for raw in split_batch(batch_of(*items)):
         try:
-            outcomes.append(reader.read(raw).fields.idempotency_key)
+            outcomes.append(reader.read(raw).idempotency_key)
         except InvalidEventError as error:
             outcomes.append(error.code.code)
     assert outcomes == ["order-1", "invalid_event", "order-1"]

@@ -13,7 +13,8 @@ from gateway import ingest
 from gateway.batches import BadBatchError, NotJsonError
 from gateway.ingest import AcceptedItem, BatchAnswer, Item, Owner, Refusal, RefusedItem
 from schemas.errors import INVALID_PROGRAM_ID, UNAVAILABLE
-from schemas.event import Event, EventReader
+from schemas.event import Event
+from schemas.reader import EventReader
 from tests.gateway.test_batches import SURROGATE, batch_of
 from tests.schemas.events import PROGRAM, event_text
 
@@ -133,7 +134,7 @@ def test_what_kafka_did_not_take_is_to_be_sent_again(samples: list[Sample], lost
         if index in lost and isinstance(before, Event):
             assert isinstance(now, Refusal)
             assert (now.code, now.code.retryable) == (UNAVAILABLE, True)
-            assert now.ids["idempotency_key"] == before.fields.idempotency_key
+            assert now.ids["idempotency_key"] == before.idempotency_key
         else:
             assert now is before
 

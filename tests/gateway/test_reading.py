@@ -10,8 +10,8 @@ import pytest
 from starlette.applications import Starlette
 
 from gateway.waiting import Waiting
-from schemas.event import EventReader
 from schemas.identity import uuid_text
+from schemas.reader import EventReader
 from schemas.settings import Settings
 from tests.gateway.asgi import Client
 from tests.gateway.conftest import serving

@@ -6,7 +6,7 @@ from processors.attempts import ATTEMPTS_MAX, Attempted, delay_after, judge
 from processors.handling import Job, Reject
 from processors.records import Arrival, read_record
 from processors.runner import Outcome
-from schemas.event import EventReader
+from schemas.reader import EventReader
 from tests.processors.lab import payload, record
 
 PROGRAM = "aaaaaaaa-2222-4333-8444-555555555555"

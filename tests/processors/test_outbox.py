@@ -8,7 +8,7 @@ import pytest
 
 from processors import outbox
 from processors.records import Arrival, BadRecord, read_record
-from schemas.event import EventReader
+from schemas.reader import EventReader
 from tests.processors.lab import payload, record
 
 PROGRAM = uuid.UUID("aaaaaaaa-2222-4333-8444-555555555555")

@@ -11,7 +11,7 @@ import pytest
 from processors.handlers import participants as module
 from processors.handlers.participants import participants
 from processors.handling import Job
-from schemas.event import EventReader
+from schemas.reader import EventReader
 from tests.processors.lab import payload, rows
 
 pytestmark = pytest.mark.anyio

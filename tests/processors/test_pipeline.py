@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from processors import store
 from processors.pipeline import Owner, decide, needs_postgres, table_owner, table_value
 from processors.records import Arrival, read_record
-from schemas.event import EventReader
+from schemas.reader import EventReader
 from tests.processors.lab import LEDGER, Bench, Partition, bench, ledger_of, payload, record, rows
 
 PROGRAM = "11111111-2222-4333-8444-555555555555"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from processors.records import EXTERNAL, SYSTEM, Arrival, BadRecord, header, read_record, record_time
-from schemas.event import EventReader
+from schemas.reader import EventReader
 from tests.processors.lab import payload, record
 
 PROGRAM = "aaaaaaaa-2222-4333-8444-555555555555"

@@ -9,7 +9,7 @@ import pytest
 
 from processors.handlers.rollups import rollups
 from processors.handling import Finish, Job
-from schemas.event import EventReader
+from schemas.reader import EventReader
 from tests.processors.lab import payload, rows
 
 pytestmark = pytest.mark.anyio

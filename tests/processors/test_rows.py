@@ -16,7 +16,7 @@ from processors import rows as rows_module
 from processors import store
 from processors.records import EXTERNAL, SYSTEM, arrived
 from processors.rows import COLUMNS, Row, encode_rows
-from schemas.event import EventReader
+from schemas.reader import EventReader
 from tests.processors.lab import record, rows
 
 READER = EventReader(4_000_000)
@@ -79,20 +79,20 @@ def made_rows(draw: st.DrawFn) -> Row:
 
 
 def _expected(row: Row, now: datetime) -> dict[str, Any]:
-    event, fields = row.arrival.event, row.arrival.event.fields
+    event = row.arrival.event
     return {
         "id": uuid.UUID(bytes=event.id),
-        "program_id": uuid.UUID(fields.program_id),
+        "program_id": uuid.UUID(event.program.text),
         "fingerprint": uuid.UUID(bytes=event.fingerprint),
         "event_type": row.arrival.event_type,
         "event_timestamp": _micros(event.timestamp),
         "received_at": _micros(row.arrival.received_at),
-        "idempotency_key": fields.idempotency_key,
-        "event_data": fields.event_data,
-        "external_id": fields.external_id,
-        "participant_id": fields.participant_id,
-        "recipient_external_id": fields.recipient_external_id,
-        "recipient_id": fields.recipient_id,
+        "idempotency_key": event.idempotency_key,
+        "event_data": event.event_data,
+        "external_id": event.external_id,
+        "participant_id": event.participant_id and uuid.UUID(event.participant_id),
+        "recipient_external_id": event.recipient_external_id,
+        "recipient_id": event.recipient_id and uuid.UUID(event.recipient_id),
         "status": row.status,
         "attempts": 1,
         "duplicate_count": row.duplicates,
@@ -169,7 +169,7 @@ def test_the_ends_of_what_a_row_can_hold(database_url: str) -> None:
     found = asyncio.run(_round_trip(database_url, made, LAST))
     by_key = {row["idempotency_key"]: row for row in found}
     for row in made:
-        name = row.arrival.event.fields.idempotency_key
+        name = row.arrival.event.idempotency_key
         assert by_key[name] == _expected(row, LAST)
     assert by_key["x"]["event_data"]["n"] == 10**3_999 - 1
 

@@ -110,20 +110,24 @@ def nested(value: Any, depth: int) -> Any:
 # -- texts
 
 
-def spell(value: Any, rng: random.Random, *, shuffle: bool = False) -> str:
+def spell(value: Any, rng: random.Random, *, shuffle: bool = False, exponents: bool = True) -> str:
     """The value as JSON, with white space, escapes, and, where `shuffle`, order of members chosen at random."""
+
+    def again(item: Any) -> str:
+        return spell(item, rng, shuffle=shuffle, exponents=exponents)
+
     if isinstance(value, Spelled):
         return str(value)
     if isinstance(value, str):
         return _spell_string(value, rng)
     if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-        return _spell_number(Decimal(value), rng)
+        return _spell_number(Decimal(value), rng) if exponents else f"{Decimal(value):f}"
     if isinstance(value, Pairs):
         members = rng.sample(value, len(value)) if shuffle else value
-        inside = [f"{spell(name, rng)}{_space(rng)}:{spell(item, rng, shuffle=shuffle)}" for name, item in members]
+        inside = [f"{spell(name, rng)}{_space(rng)}:{again(item)}" for name, item in members]
         return _enclose("{", inside, "}", rng)
     if isinstance(value, list):
-        return _enclose("[", [spell(item, rng, shuffle=shuffle) for item in value], "]", rng)
+        return _enclose("[", [again(item) for item in value], "]", rng)
     return {None: "null", True: "true", False: "false"}[value]
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import exact
-from schemas.event import Event, EventReader, InvalidEventError
+from schemas.event import Event, InvalidEventError
+from schemas.reader import EventReader
 from tests.schemas.events import PROGRAM, event_text
 from tests.schemas.spellings import Pairs, hostile_objects, spell
 
