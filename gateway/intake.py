@@ -14,6 +14,7 @@ from gateway.batches import BadBatchError, NotJsonError
 from gateway.bodies import read_body
 from gateway.claims import Claim, Claims, ClaimsUnavailableError
 from gateway.database import Pool
+from gateway.gathering import Gathering
 from gateway.ingest import Item, Owner, Refusal
 from gateway.key import Key
 from gateway.outgoing import Batch, Headers
@@ -52,6 +53,7 @@ class Intake:
         self.producer = Producer(settings)
         self.claims = Claims(pool, settings.database_timeout_s, settings.claim_ttl_s / 2)
         self.patience = Patience(settings.produce_timeout_ms / 1000)
+        self._gathering = Gathering()
         self._held_events = 0  # from before their claim until their answer
 
     async def start(self) -> None:
@@ -75,10 +77,12 @@ class Intake:
             return TakenIn(ingest.refuse_lost(items, set(range(len(items)))), {}, deferred=False)
         self._held_events += len(items)
         try:
+            await self._gathering.join(len(items))
             owners, deferred = await self._owners(items)
             items = ingest.judge(items, owners)
             return TakenIn(ingest.refuse_lost(items, await self._produce(items, traceparent)), owners, deferred)
         finally:
+            self._gathering.leave()
             self._held_events -= len(items)
 
     async def _owners(self, items: Sequence[Item]) -> tuple[dict[bytes, Owner], bool]:

@@ -26,6 +26,7 @@ from processors import exits
 from processors.chunks import Bundle, Chunk, to_message
 from processors.commit import Ledger, PositionJumpError
 from processors.fetch import ChunkTaker
+from processors.gathering import Gathering
 
 SCHEME = "headrace"
 
@@ -36,6 +37,8 @@ _LARGE = 0.15
 """Of the most records that a bundle takes."""
 POLL_S = 0.2
 """Longest wait for records before the loop looks again at what changed around it."""
+GATHER_POLL_S = 0.05
+"""Pause between looks at whether enough records have gathered."""
 FETCH_WAIT_MS = 100
 """How long a broker holds a fetch with nothing to give. While one is out, newly drained partitions wait for it."""
 PARTITION_FETCH_BYTES = 2 * 1024 * 1024
@@ -106,8 +109,13 @@ class ChunkConsumer(driver.Consumer):
         self.chunk_records_max = 4_000
         self._in_flight = 0
         self._last_was_large = False
+        self._gathering = Gathering()
         self._ack_event = asyncio.Event()
         super().__init__(*args, **kwargs)
+
+    @property
+    def _large(self) -> float:
+        return _LARGE * self.chunk_records_max
 
     def _new_consumer_thread(self) -> ChunkThread:
         return ChunkThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
@@ -147,6 +155,10 @@ class ChunkConsumer(driver.Consumer):
             self._ack_event.clear()
             await self._wait_for(self._ack_event)
             return []
+        wait_s = self._gathering.wait_s(self.loop.time())
+        if wait_s and self.lag() < self._large:
+            await asyncio.sleep(min(wait_s, GATHER_POLL_S))
+            return []
         active = self._takeable()
         if not active:
             await asyncio.sleep(0.01)
@@ -175,7 +187,9 @@ class ChunkConsumer(driver.Consumer):
         if not bundle:
             return changelogs
         self._in_flight += 1
-        self._last_was_large = sum(len(chunk.records) for chunk in bundle) >= _LARGE * self.chunk_records_max
+        records = sum(len(chunk.records) for chunk in bundle)
+        self._gathering.took(self.loop.time(), records)
+        self._last_was_large = records >= self._large
         return [*changelogs, bundle]
 
     def _note(self, chunk: Chunk) -> Chunk | None:
