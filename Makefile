@@ -65,7 +65,7 @@ $(VENV)/.python:
 	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment can be made: is Python's venv module installed (python3-venv)?" >&2; exit 1; }
 	@touch $@
 
-$(VENV)/.packages: requirements-dev.txt pyproject.toml schemas/_scan.c | $(VENV)/.python
+$(VENV)/.packages: requirements-dev.txt pyproject.toml schemas/_scan.c processors/_encode.c | $(VENV)/.python
 	@echo "installing the packages (hashes checked)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt \
 		|| { echo "the packages cannot be installed: check the network and run make setup again" >&2; exit 1; }

@@ -3,7 +3,8 @@
 While it is read, all of an event is in the processor's cache. Later thousands of others have been read: then looking at
 its fields once more costs twice what encoding them here does.
 
-Columns are in Postgres' binary format for COPY: no text to escape, ids as the bytes they are.
+Columns are in Postgres' binary format for COPY: no text to escape, ids as the bytes they are. `processors/_encode.c`
+makes the same bytes in a fraction of the time, where an installation has it.
 """
 
 import struct
@@ -11,6 +12,11 @@ from datetime import UTC, datetime
 
 from schemas.event import Event
 from schemas.identity import uuid_ascii
+
+try:
+    from processors import _encode
+except ImportError:  # built without a C compiler, or without Python's headers
+    _encode = None  # type: ignore[assignment]
 
 OWN_COLUMNS = (
     "kafka_partition",
@@ -27,7 +33,7 @@ OWN_COLUMNS = (
     "recipient_id",
     "event_data",
 )
-"""The columns that :func:`own_columns` gives."""
+"""The columns that :func:`encode` gives."""
 
 NULL = b"\xff\xff\xff\xff"
 
@@ -46,8 +52,20 @@ int8 = struct.Struct("!iq").pack
 _AFTER_NAMES = b'"event_timestamp":'
 
 
-def own_columns(event: Event, partition: int, offset: int) -> bytes:
-    """The columns of an event that `partition` has at `offset`, and whose repeats are counted up to there."""
+def encode_plainly(event: Event, partition: int, offset: int) -> tuple[bytes, bytes]:
+    """Two things of an event that `partition` has at `offset`.
+
+    Its own columns, as one whose repeats are counted up to there, and how the record of its status begins: what there
+    is of that before the status.
+    """
+    return _own_columns(event, partition, offset), _names(event)
+
+
+encode = encode_plainly if _encode is None else _encode.encode
+"""As :func:`encode_plainly`; raises TypeError for what is no event."""
+
+
+def _own_columns(event: Event, partition: int, offset: int) -> bytes:
     key = event.idempotency_key.encode()
     external = event.external_id
     data = event.data
@@ -86,8 +104,7 @@ def counted_up_to(columns: bytes, counted_offset: int) -> bytes:
     return columns[:_COUNTED_AT] + _counted(counted_offset) + columns[_COUNTED_AT + 8 :]
 
 
-def names(event: Event) -> bytes:
-    """How the record of the event's status begins: what there is of it before the status."""
+def _names(event: Event) -> bytes:
     record = event.record
     # The event begins with program_id and idempotency_key as they are wanted here, encoded already.
     return b"".join((b'{"id":"', uuid_ascii(event.id), b'",', record[1 : record.index(_AFTER_NAMES)]))

@@ -85,8 +85,8 @@ def _item(record: Record, read: Event | InvalidEventError) -> Arrival | BadRecor
 def arrived(event: Event, record: Record, received_at: datetime, event_type: str) -> Arrival:
     """The arrival of `event`, which `record` brought."""
     offset = record.offset
-    columns = encoding.own_columns(event, record.partition, offset)
-    return Arrival(event, offset, received_at, event_type, record, columns, encoding.names(event))
+    columns, names = encoding.encode(event, record.partition, offset)
+    return Arrival(event, offset, received_at, event_type, record, columns, names)
 
 
 def record_time(record: Record) -> datetime:

@@ -1,0 +1,3 @@
+from schemas.event import Event
+
+def encode(event: Event, partition: int, offset: int, /) -> tuple[bytes, bytes]: ...
