@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 from deploy.errors import DeployError
 from deploy.http import Answer, Client, Unreachable
 from deploy.state import StackState
+from processors import encoding
+from schemas import reader
 from schemas.settings import Settings, SettingsError, load
 
 OK: Literal["ok"] = "ok"
@@ -40,6 +42,14 @@ def settings() -> tuple[Settings | None, list[Check]]:
     except SettingsError as error:
         mistakes = [line.strip() for line in str(error).splitlines()[1:]]
         return None, [Check("settings", FAIL, mistake, "see docs/settings.md") for mistake in mistakes]
+
+
+def compiled() -> Check:
+    """Whether this installation has the parts that are compiled."""
+    if reader.IS_COMPILED and encoding.IS_COMPILED:
+        return Check("compiled", OK, "events are read and encoded by the compiled parts")
+    advice = "an event costs a third more: install a C compiler and Python's headers, then install headrace again"
+    return Check("compiled", WARN, "events are read or encoded without the compiled parts", advice)
 
 
 def stack(found: StackState) -> Iterator[Check]:

@@ -61,7 +61,10 @@ def encode_plainly(event: Event, partition: int, offset: int) -> tuple[bytes, by
     return _own_columns(event, partition, offset), _names(event)
 
 
-encode = encode_plainly if _encode is None else _encode.encode
+IS_COMPILED = _encode is not None
+"""Whether events are encoded by the compiled part."""
+
+encode = _encode.encode if IS_COMPILED else encode_plainly
 """As :func:`encode_plainly`; raises TypeError for what is no event."""
 
 

@@ -44,6 +44,7 @@ def doctor(*, data: Path, url: str | None, key: str | None, as_json: bool) -> No
 def _examine(data: Path, url: str | None, key: str | None) -> list[Check]:
     stack = options.stack(data)
     given, found = checks.settings()
+    found.append(checks.compiled())
     if stack:
         found += checks.stack(stack)
         given = stack.settings(given or Settings())

@@ -19,7 +19,7 @@ from deploy.checks import Check
 from deploy.cli import cli
 from deploy.process import identity_of
 from deploy.state import ProcessState, StackState
-from schemas import topics
+from schemas import reader, topics
 from schemas.settings import Settings
 from tests.conftest import PARTITIONS
 from tests.stack import Stack, wait_until
@@ -70,6 +70,13 @@ def test_all_is_well(stack: Stack) -> None:
     assert [check.found.split(":")[0] for check in found(done) if check.name == "topic"] == wanted
     lines = doctor(stack).stdout.splitlines()
     assert {line.split()[0] for line in lines} <= {"ok", "warn"}
+
+
+def test_missing_compiled_parts_are_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "IS_COMPILED", False)
+    done = doctor(stack, "--json")
+    assert ("warn", "compiled", "events are read or encoded without the compiled parts") in faults(done)
+    assert done.exit_code == 0
 
 
 def test_every_mistake_in_the_settings_is_told(stack: Stack) -> None:

@@ -36,9 +36,9 @@ def read(**fields: str | None) -> Event:
     return READER.read(event_text(**fields))
 
 
-def refused(raw: bytes, reader: EventReader = READER) -> InvalidEventError:
+def refused(raw: bytes, reader: EventReader | None = None) -> InvalidEventError:
     with pytest.raises(InvalidEventError) as caught:
-        reader.read(raw)
+        (reader or READER).read(raw)
     return caught.value
 
 

@@ -25,8 +25,11 @@ def read_or_refused(raw: bytes) -> Event | tuple[object, ...]:
         return error.code, error.field, error.message
 
 
-def many_read(raws: list[bytes], reader: EventReader = READER) -> list[Event | tuple[object, ...]]:
-    return [one if isinstance(one, Event) else (one.code, one.field, one.message) for one in reader.read_many(raws)]
+def many_read(raws: list[bytes], reader: EventReader | None = None) -> list[Event | tuple[object, ...]]:
+    return [
+        one if isinstance(one, Event) else (one.code, one.field, one.message)
+        for one in (reader or READER).read_many(raws)
+    ]
 
 
 @settings(max_examples=100)

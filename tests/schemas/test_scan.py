@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import _scan
+from schemas import _scan, reader
 from schemas.careful import CarefulReader
 from schemas.event import Event, InvalidEventError
 from schemas.identity import PROGRAMS, id_hash
-from schemas.reader import IS_COMPILED
+from schemas.reader import IS_COMPILED, EventReader
 from tests.schemas.events import PROGRAM, event_text
 from tests.schemas.spellings import Pairs, good_strings, hostile_objects, objects, once, spell
 
@@ -279,3 +279,18 @@ def test_a_record_in_canonical_form_is_kept_as_it_is() -> None:
     event = SCAN.read(record)
     assert event is not None
     assert event.record is record
+
+
+def test_an_installation_without_the_compiled_part_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = EventReader(65_536)
+    monkeypatch.setattr(reader, "IS_COMPILED", False)
+    plain = EventReader(65_536)
+    texts = [event_text(idempotency_key=f'"{number}"') for number in range(3)]
+    batch = b'{"events":[%s]}' % b",".join(texts)
+    assert plain.read(texts[0]) == compiled.read(texts[0])
+    assert plain.read_batch(batch) == compiled.read_batch(batch)
+    assert plain.read_many(texts) == compiled.read_many(texts)
+    mixed = [texts[0], b"x", texts[1]]
+    for read in (plain.read_many(mixed), compiled.read_many(mixed)):
+        assert (read[0], read[2]) == (plain.read(texts[0]), plain.read(texts[1]))
+        assert isinstance(read[1], InvalidEventError)
