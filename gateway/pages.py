@@ -11,7 +11,7 @@ order: :mod:`gateway.windows`.
 
 from typing import Any, LiteralString
 
-from gateway import windows
+from gateway import names, windows
 from gateway.places import ERAS, OF_ERA, ORDERS, Order, Places, first, kinds, sorted_by
 from gateway.queries import EVENT_TYPES, FILTERS, STATUSES, ListQuery
 
@@ -36,6 +36,7 @@ def page_sql(
         "event_types": [given["event_type"]] if "event_type" in given else [*EVENT_TYPES],
         "programs": chosen,
         **windows.params(),
+        **names.params(),
     }
     order = ORDERS[query.sort_by, query.sort_dir]
     behind: tuple[LiteralString, ...] = ()
@@ -65,12 +66,21 @@ def _programs(wanted: str | None, allowed: frozenset[bytes] | None) -> list[str]
 
 def _by_name(given: dict[str, str], order: Order, behind: tuple[LiteralString, ...], *, limited: bool) -> LiteralString:
     """A page of one participant's, recipient's or key's events: era by era."""
-    conditions = [*behind, *(FILTERS[name].condition for name in given if name != "program_id")]
+    conditions: list[LiteralString] = [
+        FILTERS[name].condition for name in given if name not in {"program_id", "idempotency_key"}
+    ]
     if limited:
         conditions.append("e.program_id = any(%(programs)s::uuid[])")
     if "idempotency_key" in given:
-        conditions.append("hashtext(e.idempotency_key) = hashtext(%(idempotency_key)s)")
-    return f"page as ({first(Places('eras', (OF_ERA,)), tuple(conditions), order)})"
+        conditions += [
+            FILTERS["idempotency_key"].condition,
+            "hashtext(e.idempotency_key) = hashtext(%(idempotency_key)s)",
+        ]
+    elif order.column == "event_timestamp":
+        party = FILTERS[next(name for name in _PARTIES if name in given)].condition
+        others = tuple(each for each in conditions if each != party)
+        return names.page(party, others, order, paged=bool(behind))
+    return f"page as ({first(Places('eras', (OF_ERA,)), (*behind, *conditions), order)})"
 
 
 def _by_kind(given: dict[str, str], order: Order, behind: tuple[LiteralString, ...], *, limited: bool) -> LiteralString:

@@ -14,6 +14,11 @@ eras as (
     from eras where eras.era is not null
 )"""
 OF_ERA: LiteralString = "e.era = eras.era"
+MADE: LiteralString = """
+made (made_to) as materialized (
+    select coalesce((select created_to from headrace.spans order by created_from desc limit 1), '-infinity')
+)"""
+"""Up to where there are spans (migration 0005)."""
 
 _KINDS: LiteralString = (
     "unnest(%(statuses)s::headrace.status[]) s (status)"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 from gateway import reaches
-from gateway.places import Order, Places, first, sorted_by
+from gateway.places import MADE, Order, Places, first, sorted_by
 from gateway.queries import FILTERS
 
 COLLECTED_MAX = 5_000
@@ -74,10 +74,7 @@ def _narrow(order: Order, kinds: Places, times: list[str], behind: tuple[Literal
     places = sorted_by(other, kinds)
     of_window = [FILTERS[name].condition for name in times if name in _OF_OTHER[order.column]]
     others = [FILTERS[name].condition for name in times if name not in _OF_OTHER[order.column]]
-    return f"""
-made (made_to) as materialized (
-    select coalesce((select created_to from headrace.spans order by created_from desc limit 1), '-infinity')
-),
+    return f"""{MADE},
 collected as materialized (
     select found.* from {places.joined} cross join lateral (
         select e.id, e.created_at, e.event_timestamp from headrace.events e

@@ -177,7 +177,8 @@ def test_a_late_event_and_the_making_of_spans_wait_for_each_other(connection: ps
 def test_a_database_restored_elsewhere_goes_on(connection: psycopg.Connection) -> None:
     for second in (1, 2, 3, 4):
         insert(connection, some_event(second))
-    connection.execute("update headrace.spans_progress set next_xid = '999999999'")
+    connection.execute("update headrace.spans_progress set next_to = now(), next_xid = '999999999'")
+    assert one(connection, "select headrace.make_spans(2, 100)") == 0
     assert make(connection) == 1
 
 
