@@ -2,8 +2,9 @@
 
 The window's spans (migration 0005) tell how far their events lie towards the order's beginning, and towards its end.
 What lies outside of that, such as all that is newer than the window, need not be walked. The few spans that reach
-farthest are read as a whole: so a single event far from all others makes no walk longer, and where they fill a page,
-its last event tells where the walk may end. The newest events, which are in no span yet, are looked at for the same.
+farthest are read as a whole: so single events far from all others make no walk longer, and where they fill a page,
+its last event tells where the walk may end. Where a walk would pass many other spans all the same, more are read. The
+newest events, which are in no span yet, are looked at for the same.
 """
 
 from collections.abc import Container
@@ -14,13 +15,22 @@ from gateway.queries import FILTERS
 
 _SPANS_READ = 4
 """Spans that are read as a whole."""
+_SPANS_READ_MORE = 20
+"""Further spans that are read where the first do not fill a page, or where the walk would be too long."""
+_SPANS_PASSED_MAX = 20
+"""A walk past more spans than this, which have nothing to do with the window, is too long."""
 _NEWEST_MAX = 50_000
 """The newest events are looked at up to this many; where there are more, these may lie anywhere."""
 
 
 def params() -> dict[str, int]:
     """The limits, as parameters of the statement."""
-    return {"spans_read": _SPANS_READ, "newest_max": _NEWEST_MAX}
+    return {
+        "spans_read": _SPANS_READ,
+        "spans_read_more": _SPANS_READ_MORE,
+        "spans_passed_max": _SPANS_PASSED_MAX,
+        "newest_max": _NEWEST_MAX,
+    }
 
 
 class _Way(NamedTuple):
@@ -40,6 +50,11 @@ class _Way(NamedTuple):
     beginning: LiteralString
     end: LiteralString
 
+
+_OUTSIDE: dict[str, LiteralString] = {
+    "from": "span.created_to <= %(from)s::timestamptz",
+    "to": "span.created_from >= %(to)s::timestamptz",
+}
 
 _DOWN = _Way(
     direction="desc",
@@ -82,26 +97,9 @@ def walks(
     begin, end = "(select instant from begin), (select id from begin)", "(select instant from finish)"
     between = (f"(e.event_timestamp, e.id) {way.behind} ({begin})", f"e.event_timestamp {way.until} {end}")
     walk = first(sorted_by("event_timestamp", kinds), ("(select yes from wide)", *between, *windows), order)
-    read: LiteralString = first(
-        kinds,
-        (
-            "e.created_at >= span.created_from",
-            "e.created_at < span.created_to",
-            *windows,
-            *((order.behind,) if paged else ()),
-        ),
-        order,
-    )
+    asked = (*windows, *((order.behind,) if paged else ()))
     return f"""{_spans(given, kinds, spans)},
-near as materialized (select * from reached order by {way.reach} {way.direction} limit %(spans_read)s + 1),
-read_near as materialized (
-    select found.id, found.instant
-    from (select * from near order by {way.reach} {way.direction} limit %(spans_read)s) span
-    cross join lateral ({read}) found
-),
-filled (instant) as materialized (
-    select (select instant from read_near order by instant {way.direction} offset %(rows)s - 1 limit 1)
-),
+{_read_near(given, order, kinds, asked, way, paged=paged)},
 far as materialized (
     select * from reached where (select instant from filled) is null
     order by {back.reach} {back.direction} limit %(spans_read)s + 1
@@ -109,18 +107,63 @@ far as materialized (
 read_far as materialized (
     select found.id, found.instant
     from (select * from far order by {back.reach} {back.direction} limit %(spans_read)s) span
-    cross join lateral ({read}) found
+    cross join lateral ({_read(order, kinds, asked)}) found
 ),
-begin (instant, id) as materialized ({_begin(given, way, paged=paged)}),
+begin (instant, id) as materialized ({_begin(given, way, "(select spans from read)", paged=paged)}),
 finish (instant) as materialized (
-    select coalesce((select instant from filled), ({_reach(back, "far")}))
+    select coalesce((select instant from filled), ({_reach(back, "far", "%(spans_read)s")}))
 ),
 walked as ({walk}),
 page as (
     select id, instant from narrow
     union select id, instant from read_near
+    union select id, instant from read_more
     union select id, instant from read_far
     union select id, instant from walked"""  # noqa: S608 - of literals
+
+
+def _read(order: Order, kinds: Places, asked: tuple[LiteralString, ...]) -> LiteralString:
+    """The first events of a span."""
+    return first(kinds, ("e.created_at >= span.created_from", "e.created_at < span.created_to", *asked), order)
+
+
+def _read_near(
+    given: Container[str], order: Order, kinds: Places, asked: tuple[LiteralString, ...], way: _Way, *, paged: bool
+) -> LiteralString:
+    """The spans that reach farthest: the first events of some, and of more where these are not enough."""
+    last: LiteralString = f"order by instant {way.direction} offset %(rows)s - 1 limit 1"
+    better: LiteralString = f"e.event_timestamp {way.until} (select coalesce(instant, '{way.end}') from filled_first)"  # noqa: S608
+    ends: tuple[LiteralString, LiteralString] = (
+        "(select instant from filled_first)",
+        "(select instant from begin_first)",
+    )
+    low, high = ends if way.direction == "desc" else (ends[1], ends[0])
+    outside: LiteralString = " or ".join(text for name, text in _OUTSIDE.items() if name in given)
+    return f"""
+near as materialized (
+    select reached.*, row_number() over (order by {way.reach} {way.direction}) as rank from reached
+    order by {way.reach} {way.direction} limit %(spans_read)s + %(spans_read_more)s + 1
+),
+read_near as materialized (
+    select found.id, found.instant from (select * from near where rank <= %(spans_read)s) span
+    cross join lateral ({_read(order, kinds, asked)}) found
+),
+filled_first (instant) as materialized (select (select instant from read_near {last})),
+begin_first (instant, id) as materialized ({_begin(given, way, "%(spans_read)s", paged=paged)}),
+read (spans) as materialized (
+    select case when (select instant is null from filled_first) or exists (
+        select from headrace.spans span where span.event_min >= {low} and span.event_max <= {high} and ({outside})
+        offset %(spans_passed_max)s
+    ) then %(spans_read)s + %(spans_read_more)s else %(spans_read)s end
+),
+read_more as materialized (
+    select found.id, found.instant
+    from (select * from near where rank > %(spans_read)s and rank <= (select spans from read)) span
+    cross join lateral ({_read(order, kinds, (better, *asked))}) found
+),
+filled (instant) as materialized (
+    select (select instant from (select * from read_near union all select * from read_more) found {last})
+)"""  # noqa: S608 - of literals
 
 
 def _spans(given: Container[str], kinds: Places, spans: list[LiteralString]) -> LiteralString:
@@ -144,21 +187,21 @@ reached as not materialized (
 )"""  # noqa: S608 - of literals
 
 
-def _reach(way: _Way, spans: LiteralString) -> LiteralString:
-    """How far the events reach that are not read together with their span; where there are none, nothing is reached."""
-    unread: LiteralString = f"order by {way.reach} {way.direction} offset %(spans_read)s"
+def _reach(way: _Way, spans: LiteralString, read: LiteralString) -> LiteralString:
+    """How far the events reach that are in none of the first `read` spans; where there are none, nothing is reached."""
+    unread: LiteralString = f"order by {way.reach} {way.direction} offset {read} limit 1"
     return f"""select case
         when (select events > %(newest_max)s from newest) then '{way.beginning}'
         else coalesce((select {way.reach} from {spans} {unread}), '{way.end}')
     end::timestamptz"""  # noqa: S608 - of literals
 
 
-def _begin(given: Container[str], way: _Way, *, paged: bool) -> LiteralString:
+def _begin(given: Container[str], way: _Way, read: LiteralString, *, paged: bool) -> LiteralString:
     """The position behind which the walk begins: of the reach, the window's own bound and the cursor the farthest.
 
     It is made one, since Postgres enters an index at one of several conditions, and not at the best of them.
     """
-    positions: list[LiteralString] = [f"(({_reach(way, 'near')}) {way.step}, '{way.edge}'::uuid)"]
+    positions: list[LiteralString] = [f"(({_reach(way, 'near', read)}) {way.step}, '{way.edge}'::uuid)"]
     if way.bound in given:
         positions.append(f"(%({way.bound})s::timestamptz {way.step}, '{way.edge}'::uuid)")
     if paged:

@@ -35,6 +35,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so small that some twenty events are a wide window over many spans."""
     monkeypatch.setattr(windows, "COLLECTED_MAX", 1)
     monkeypatch.setattr(reaches, "_SPANS_READ", 1)
+    monkeypatch.setattr(reaches, "_SPANS_READ_MORE", 1)
+    monkeypatch.setattr(reaches, "_SPANS_PASSED_MAX", 0)
     monkeypatch.setattr(reaches, "_NEWEST_MAX", 3)
     monkeypatch.setattr(names, "_LOOKED_AT", 3)
 
