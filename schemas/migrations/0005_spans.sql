@@ -26,6 +26,9 @@ insert into headrace.spans_progress default values;
 -- An event created more than half a minute before its insertion (a clock is slow, a copy is restored) may fall into a span.
 create function headrace.widen_span() returns trigger language plpgsql as $$
 begin
+    if current_setting('transaction_isolation') <> 'read committed' then  -- it would not see a span made since it began
+        raise exception 'an event this late can be inserted at the isolation level read committed only';
+    end if;
     -- Also where no span is there yet: either this waits for the one that is being made, or its making waits for this.
     lock table headrace.spans in row exclusive mode;
     update headrace.spans

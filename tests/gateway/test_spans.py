@@ -174,6 +174,15 @@ def test_a_late_event_and_the_making_of_spans_wait_for_each_other(connection: ps
     assert [span[2:] for span in made(connection)] == [(moment(0), moment(99)), (moment(-99), moment(0))]
 
 
+def test_a_late_event_is_refused_where_a_new_span_would_not_be_seen(connection: psycopg.Connection, url: str) -> None:
+    with psycopg.connect(url) as inserting:
+        inserting.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        insert(inserting, event_row(created_at=datetime.now(UTC)))
+        with pytest.raises(psycopg.errors.RaiseException):
+            insert(inserting, some_event(1))
+    assert one(connection, "select count(*) from headrace.events") == 0
+
+
 def test_a_database_restored_elsewhere_goes_on(connection: psycopg.Connection) -> None:
     for second in (1, 2, 3, 4):
         insert(connection, some_event(second))
