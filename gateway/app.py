@@ -23,6 +23,7 @@ from gateway.programs import Programs
 from gateway.ratelimits import RateLimits
 from gateway.reading import CursorSigner
 from gateway.shortcut import Shortcut
+from gateway.spans import Spans
 from gateway.waiting import Waiting
 from schemas.settings import Settings, load
 
@@ -49,6 +50,9 @@ async def running(app: Starlette, settings: Settings) -> AsyncIterator[None]:
         state.waiting = Waiting(state.database)
         stack.push_async_callback(state.waiting.stop)
         state.cursors = CursorSigner(state.database)
+        spans = Spans(state.database)
+        spans.start()
+        stack.push_async_callback(spans.stop)
         state.intake = intake.Intake(settings, state.pool, state.keys, state.limits, state.programs)
         await state.intake.start()
         stack.push_async_callback(state.intake.stop)

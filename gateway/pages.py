@@ -6,55 +6,18 @@ program, status and event type, or the eras (see migration 0004), so that a page
 common, rare or absent, and whatever the number of events.
 
 A window (`from`, `to`, `event_from`, `event_to`) on the one column and an order by the other cannot both be an index'
-order. Then the events of a window of up to `_COLLECTED_MAX` are collected and sorted; those of a wider one are met soon
-on the way through the order, unless that begins far from the window.
+order: :mod:`gateway.windows`.
 """
 
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, LiteralString
 
+from gateway import names, windows
+from gateway.places import ERAS, OF_ERA, ORDERS, Order, Places, first, kinds, sorted_by
 from gateway.queries import EVENT_TYPES, FILTERS, STATUSES, ListQuery
-
-_COLLECTED_MAX = 20_000
 
 _PARTIES = ("participant_id", "external_id", "recipient_id")
 _WINDOWS = {"created_at": ("from", "to"), "event_timestamp": ("event_from", "event_to")}
 _OTHER = {"created_at": "event_timestamp", "event_timestamp": "created_at"}
-
-_ERAS: LiteralString = """
-eras as (
-    (select era from headrace.events order by era limit 1)
-    union all
-    select (select e.era from headrace.events e where e.era > eras.era order by e.era limit 1)
-    from eras where eras.era is not null
-)"""
-_KINDS: LiteralString = (
-    "unnest(%(statuses)s::headrace.status[]) s (status)"
-    " cross join unnest(%(event_types)s::headrace.event_type[]) t (event_type)"
-)
-_PROGRAMS: LiteralString = "unnest(%(programs)s::uuid[]) p (program_id) cross join "
-_OF_KIND: tuple[LiteralString, ...] = ("e.status = s.status", "e.event_type = t.event_type")
-_OF_PROGRAM: tuple[LiteralString, ...] = ("e.program_id = p.program_id", *_OF_KIND)
-_OF_ERA: LiteralString = "e.era = eras.era"
-
-
-class _Order(NamedTuple):
-    """An order as SQL: the column, what lies behind the cursor, and the direction."""
-
-    column: LiteralString
-    behind: LiteralString
-    direction: LiteralString
-
-
-_ORDERS: dict[tuple[str, str], _Order] = {
-    ("created_at", "desc"): _Order("created_at", "(e.created_at, e.id) < (%(instant)s, %(id)s::uuid)", "desc"),
-    ("created_at", "asc"): _Order("created_at", "(e.created_at, e.id) > (%(instant)s, %(id)s::uuid)", "asc"),
-    ("event_timestamp", "desc"): _Order(
-        "event_timestamp", "(e.event_timestamp, e.id) < (%(instant)s, %(id)s::uuid)", "desc"
-    ),
-    ("event_timestamp", "asc"): _Order(
-        "event_timestamp", "(e.event_timestamp, e.id) > (%(instant)s, %(id)s::uuid)", "asc"
-    ),
-}
 
 
 def page_sql(
@@ -72,9 +35,10 @@ def page_sql(
         "statuses": [given["status"]] if "status" in given else [*STATUSES],
         "event_types": [given["event_type"]] if "event_type" in given else [*EVENT_TYPES],
         "programs": chosen,
-        "collected_max": _COLLECTED_MAX,
+        **windows.params(),
+        **names.params(),
     }
-    order = _ORDERS[query.sort_by, query.sort_dir]
+    order = ORDERS[query.sort_by, query.sort_dir]
     behind: tuple[LiteralString, ...] = ()
     if query.after is not None:
         behind = (order.behind,)
@@ -85,7 +49,7 @@ def page_sql(
         page = _by_kind(given, order, behind, limited=chosen is not None)
     # Put together from literals of this code only; every value is a parameter.
     statement: LiteralString = (
-        f"with recursive {_ERAS}, {page}"  # noqa: S608
+        f"with recursive {ERAS}, {page}"  # noqa: S608
         f" select {columns} from page join headrace.events using (id)"
         f" order by page.instant {order.direction}, page.id {order.direction}"
     )
@@ -100,60 +64,29 @@ def _programs(wanted: str | None, allowed: frozenset[bytes] | None) -> list[str]
     return texts if wanted is None else [text for text in texts if text == wanted.replace("-", "")]
 
 
-def _by_name(
-    given: dict[str, str], order: _Order, behind: tuple[LiteralString, ...], *, limited: bool
-) -> LiteralString:
+def _by_name(given: dict[str, str], order: Order, behind: tuple[LiteralString, ...], *, limited: bool) -> LiteralString:
     """A page of one participant's, recipient's or key's events: era by era."""
-    conditions = [_OF_ERA, *behind, *(FILTERS[name].condition for name in given if name != "program_id")]
+    conditions: list[LiteralString] = [
+        FILTERS[name].condition for name in given if name not in {"program_id", "idempotency_key"}
+    ]
     if limited:
         conditions.append("e.program_id = any(%(programs)s::uuid[])")
     if "idempotency_key" in given:
-        conditions.append("hashtext(e.idempotency_key) = hashtext(%(idempotency_key)s)")
-    return f"page as ({_first('eras', conditions, order)})"
+        conditions += [
+            FILTERS["idempotency_key"].condition,
+            "hashtext(e.idempotency_key) = hashtext(%(idempotency_key)s)",
+        ]
+    elif order.column == "event_timestamp":
+        party = FILTERS[next(name for name in _PARTIES if name in given)].condition
+        others = tuple(each for each in conditions if each != party)
+        return names.page(party, others, order, paged=bool(behind))
+    return f"page as ({first(Places('eras', (OF_ERA,)), (*behind, *conditions), order)})"
 
 
-def _by_kind(
-    given: dict[str, str], order: _Order, behind: tuple[LiteralString, ...], *, limited: bool
-) -> LiteralString:
+def _by_kind(given: dict[str, str], order: Order, behind: tuple[LiteralString, ...], *, limited: bool) -> LiteralString:
     """A page from the lists by program, status and event type."""
-    kinds: LiteralString = f"{_PROGRAMS}{_KINDS}" if limited else _KINDS
-    of_kind = _OF_PROGRAM if limited else _OF_KIND
-    windows = [FILTERS[name].condition for names in _WINDOWS.values() for name in names if name in given]
-    in_order = _places(order.column, kinds, (*of_kind, *behind, *windows))
-    if not any(name in given for name in _WINDOWS[_OTHER[order.column]]):
-        return f"page as ({_first(*in_order, order)})"
-    other = _ORDERS[_OTHER[order.column], "asc"].column
-    places, conditions = _places(other, kinds, (*of_kind, *behind, *windows))
-    last: LiteralString = f"order by instant {order.direction}, id {order.direction} limit %(rows)s"
-    return f"""
-collected as materialized (
-    select found.id, found.instant from {places} cross join lateral (
-        select e.id, e.{order.column} as instant from headrace.events e where {" and ".join(conditions)}
-        order by e.{other} limit %(collected_max)s + 1
-    ) found limit %(collected_max)s + 1
-),
-page as (
-    (select id, instant from collected where (select count(*) from collected) <= %(collected_max)s {last})
-    union all
-    (select id, instant from ({_first(*in_order, order)}) walked
-     where (select count(*) from collected) > %(collected_max)s)
-)"""  # noqa: S608
-
-
-def _places(
-    column: str, kinds: LiteralString, conditions: tuple[LiteralString, ...]
-) -> tuple[LiteralString, list[LiteralString]]:
-    """Where the lists in the order of `column` are, and what their events must meet: one is cut into eras."""
-    if column == "created_at":
-        return kinds, [*conditions]
-    return f"eras cross join {kinds}", [_OF_ERA, *conditions]
-
-
-def _first(places: LiteralString, conditions: list[LiteralString], order: _Order) -> LiteralString:
-    """The first events of all `places`: (id, instant)."""
-    column, direction = order.column, order.direction
-    return f"""
-    select first.id, first.instant from {places} cross join lateral (
-        select e.id, e.{column} as instant from headrace.events e where {" and ".join(conditions)}
-        order by e.{column} {direction}, e.id {direction} limit %(rows)s
-    ) first order by first.instant {direction}, first.id {direction} limit %(rows)s"""  # noqa: S608
+    places = kinds(limited=limited)
+    if any(name in given for name in _WINDOWS[_OTHER[order.column]]):
+        return windows.page(given, order, places, paged=bool(behind))
+    conditions = (*behind, *(FILTERS[name].condition for names in _WINDOWS.values() for name in names if name in given))
+    return f"page as ({first(sorted_by(order.column, places), conditions, order)})"

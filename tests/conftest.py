@@ -51,6 +51,11 @@ def database_url(running_backend: Backend) -> str:
 @pytest.fixture
 def own_database_url(database_url: str) -> str:
     """A migrated database that nothing else uses."""
+    return own_database(database_url)
+
+
+def own_database(database_url: str) -> str:
+    """Make a migrated database beside this one; its URL."""
     name = f"own_{uuid.uuid4().hex}"
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))

@@ -9,10 +9,11 @@ from urllib.parse import urlencode
 import psycopg
 import pytest
 
-from gateway import pages
+from gateway import names, reaches, windows
 from gateway.cursors import Position, Signer
 from gateway.pages import page_sql
 from gateway.queries import ListQuery, read_query
+from tests.gateway.test_queries import on_the_copy
 
 EVENTS = 100_000
 ERAS = 4
@@ -40,42 +41,63 @@ from (select n, timestamptz '{START.isoformat()}' + n * interval '1 second' as a
       from generate_series(0, {EVENTS - 1}) n) numbered
 """  # noqa: S608 - of literals
 
+MIDDLE = EVENTS // 60 // 2  # minutes
+SPAN = 500  # events
+MINUTES_APART = 7  # the two times, at the most
+# Of all but the newest events.
+SPANS = f"""
+insert into pg_temp.spans
+select lag(created_to, 1, '-infinity') over (order by created_to), created_to, event_min, event_max
+from (select max(created_at) + interval '1 microsecond' as created_to,
+             min(event_timestamp) as event_min, max(event_timestamp) as event_max
+      from (select *, row_number() over (order by created_at) - 1 as number from pg_temp.events) numbered
+      group by number / {SPAN}) spans
+order by created_to limit {EVENTS // SPAN - 1}
+"""  # noqa: S608 - of literals
+
 
 @pytest.fixture(scope="module")
 def database(database_url: str) -> Iterator[psycopg.Connection]:
     """A connection with a full copy of the table, indexes included, and what the planner should know of it."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("set timezone = 'UTC'")
-        connection.execute("create temporary table events (like headrace.events including all)")
+        for table in ("events", "spans"):
+            connection.execute(f"create temporary table {table} (like headrace.{table} including all)".encode())
         connection.execute(FILL.encode())
-        connection.execute("vacuum (analyze) pg_temp.events")
+        connection.execute(SPANS.encode())
+        connection.execute("vacuum (analyze) pg_temp.events, pg_temp.spans")
         yield connection
 
 
 class Cost(NamedTuple):
-    """What a statement did: rows that its scans looked at, and the indexes (their columns) that it used."""
+    """What a statement did: rows that its scans looked at, blocks of 8 kB, and the indexes (their columns) it used.
+
+    Entries that an index is read past, since their condition is the index' own, are among the blocks alone.
+    """
 
     rows: int
+    blocks: int
     indexes: set[str]
     plan: str
 
 
 def explained(database: psycopg.Connection, query: ListQuery, programs: frozenset[bytes] | None = None) -> Cost:
     statement, params = page_sql(query, "id, event_data", programs)
-    statement = statement.replace("headrace.events", "pg_temp.events")
-    row = database.execute(f"explain (analyze, format json) {statement}".encode(), params).fetchone()
+    copied = on_the_copy(statement)
+    row = database.execute(b"explain (analyze, buffers, format json) " + copied, params).fetchone()
     assert row is not None
     nodes = list(_nodes(row[0][0]["Plan"]))
     plan = json.dumps(row[0], indent=1)
-    assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], plan
-    scans = [node for node in nodes if "Relation Name" in node or "Index Name" in node]
+    assert not [each for each in nodes if each["Node Type"] == "Seq Scan" and each["Relation Name"] == "events"], plan
+    scans = [each for each in nodes if each.get("Relation Name") == "events" or "Index Name" in each]
     looked_at = sum(
         node["Actual Loops"]
         * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0))
         for node in scans
     )
     used = {node["Index Name"] for node in scans if "Index Name" in node and node["Actual Loops"]}
-    return Cost(int(looked_at), {_columns(database, name) for name in used}, plan)
+    blocks = nodes[0]["Local Hit Blocks"] + nodes[0]["Local Read Blocks"]
+    return Cost(int(looked_at), blocks, {_columns(database, name) for name in used}, plan)
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -164,8 +186,11 @@ def test_lists_by_name_go_from_era_to_era(
     assert index in cost.indexes, cost.plan
     if sort_by == "created_at" or value not in {"common", COMMON_PERSON}:
         assert cost.rows <= 2 * (ERAS + 1) * (LIMIT + 1), cost.plan
-    else:  # all of a participant's events are sorted, from the index alone
-        assert cost.rows <= EVENTS + (ERAS + 1) * (LIMIT + 1), cost.plan
+    else:  # a few of each era, and the spans that may hold better ones
+        looked_at = names.params()["looked_at"]
+        assert cost.rows <= ERAS * looked_at + 4 * SPAN + 3 * MINUTES_APART * 60 + (2 * ERAS + 1) * (LIMIT + 1), (
+            cost.plan
+        )
         assert '"Index Only Scan"' in cost.plan
 
 
@@ -193,15 +218,97 @@ def test_a_narrow_window_costs_its_own_events(  # noqa: PLR0913, PLR0917 - one a
     assert cost.rows <= 10 * 60 + (3 * ERAS + 1) * (LIMIT + 1), cost.plan
 
 
+COLLECTED_MAX = 100
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that stand to these events as the real ones to some millions."""
+    monkeypatch.setattr(windows, "COLLECTED_MAX", COLLECTED_MAX)
+    monkeypatch.setattr(reaches, "_SPANS_READ", 2)
+
+
+def window_cost(places: int, spans_read: int) -> int:
+    """Rows that a page may look at: what tells that its window is wide, some spans, a page of each place."""
+    at_edges = 3 * MINUTES_APART * 60  # events that are within the window by the one time and not by the other
+    return COLLECTED_MAX + 1 + spans_read * SPAN + at_edges + (places + 1) * (LIMIT + 1) + ERAS + 1
+
+
+# To enter an index for each kind in some spans and in each era takes most of them; all entries of an index are 800.
+BLOCKS_MAX = 500
+WIDE = {
+    "an hour long ago": (200, 60),
+    "an hour in the middle": (MIDDLE, 60),
+    "to the middle": (-1_000_000, 1_000_000 + MIDDLE),
+    "from the middle": (MIDDLE, 1_000_000),
+    "everything": (-1_000_000, 2_000_000),
+}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("sort_dir", ["asc", "desc"])
 @pytest.mark.parametrize("sort_by", ["created_at", "event_timestamp"])
-def test_a_wide_window_is_met_on_the_way_through_the_order(
-    database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, sort_by: str
+@pytest.mark.parametrize("beside", [{}, {"program_id": COMMON_PROGRAM}, {"status": "COMPLETED"}])
+@pytest.mark.parametrize("page", ["first", "in the middle", "last"])
+@pytest.mark.parametrize("name", WIDE)
+def test_a_wide_window_costs_some_spans_wherever_it_lies(
+    database: psycopg.Connection, name: str, page: str, beside: dict[str, str], sort_by: str, sort_dir: str
 ) -> None:
-    monkeypatch.setattr(pages, "_COLLECTED_MAX", 100)
     names = ("event_from", "event_to") if sort_by == "created_at" else ("from", "to")
-    cost = explained(database, query(**window(0, 1_000_000, *names), sort_by=sort_by))
-    places = 3 * ERAS
-    assert cost.rows <= 2 * places * 101 + (places + 1) * (LIMIT + 1), cost.plan
+    first_minute, minutes = WIDE[name]
+    wanted = query(**window(first_minute, minutes, *names), **beside, sort_by=sort_by, sort_dir=sort_dir)
+    if page != "first":
+        begin, end = max(0, first_minute), min(EVENTS // 60, first_minute + minutes)
+        last = begin if sort_dir == "desc" else end
+        minute = last if page == "last" else (begin + end) // 2
+        position = Position(START + timedelta(minutes=minute), bytes(16))
+        wanted = ListQuery(wanted.filters, sort_by, sort_dir, LIMIT, position)
+    cost = explained(database, wanted)
+    places = 3 * (1 if sort_by == "created_at" else ERAS)
+    assert cost.rows <= window_cost(places, spans_read=3), cost.plan
+    assert cost.blocks <= BLOCKS_MAX, cost.plan
+
+
+FAR_OFF = """
+update pg_temp.events set event_timestamp = %(far)s where id in (
+    select id from pg_temp.events where status = 'COMPLETED' and event_type = 'EXTERNAL'
+    and created_at in (select %(begin)s + n * interval '20 minutes' from generate_series(1, %(events)s) n)
+)
+"""
+WIDER = """
+update pg_temp.spans set event_min = least(event_min, %(far)s), event_max = greatest(event_max, %(far)s)
+where exists (select from generate_series(1, %(events)s) n
+              where %(begin)s + n * interval '20 minutes' between created_from and created_to)
+"""
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("sort_dir", ["asc", "desc"])
+@pytest.mark.parametrize(("events", "spans_read"), [(1, 3), (10, 23)])
+def test_single_events_far_from_all_others_make_no_walk_longer(
+    database: psycopg.Connection, events: int, spans_read: int, sort_dir: str
+) -> None:
+    first_minute = MIDDLE if sort_dir == "asc" else MIDDLE - 400
+    far = START + timedelta(days=365 if sort_dir == "desc" else -365)
+    given = {"far": far, "begin": START + timedelta(minutes=first_minute), "events": events}
+    wanted = query(**window(first_minute, 400, "from", "to"), sort_by="event_timestamp", sort_dir=sort_dir)
+    with database.transaction(force_rollback=True):
+        assert database.execute(FAR_OFF, given).rowcount >= events * 0.9
+        database.execute(WIDER, given)
+        cost = explained(database, wanted)
+    assert cost.rows <= window_cost(3 * ERAS, spans_read), cost.plan
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("sort_dir", ["asc", "desc"])
+@pytest.mark.parametrize("sort_by", ["created_at", "event_timestamp"])
+def test_two_windows_together_cost_no_more(database: psycopg.Connection, sort_by: str, sort_dir: str) -> None:
+    wide, narrow = (("from", "to"), ("event_from", "event_to"))
+    if sort_by == "created_at":
+        wide, narrow = narrow, wide
+    given = {**window(0, 1_000_000, *wide), **window(MIDDLE, 5, *narrow)}
+    cost = explained(database, query(**given, sort_by=sort_by, sort_dir=sort_dir))
+    assert cost.rows <= window_cost(3 * ERAS, spans_read=3), cost.plan
 
 
 def test_a_limited_key_reads_a_page_of_each_program(database: psycopg.Connection) -> None:

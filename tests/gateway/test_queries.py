@@ -1,5 +1,6 @@
 """The list route's query: parameters, their errors, and that the SQL finds what a plain filter over all rows finds."""
 
+import re
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -219,13 +220,14 @@ def put(database: psycopg.Connection, rows: list[dict[str, Any]]) -> None:
 
 
 def on_the_copy(statement: str) -> bytes:
-    return statement.replace("headrace.events", "pg_temp.events").encode()
+    return re.sub(r"headrace\.(events|spans)\b", r"pg_temp.\1", statement).encode()
 
 
 @pytest.fixture(scope="module")
 def database(database_url: str) -> Iterator[psycopg.Connection]:
-    """A connection with an empty copy of the table, indexes included: other tests' events stay out of it."""
+    """A connection with empty copies of the tables, indexes included: other tests' events stay out of it."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("set timezone = 'UTC'")
-        connection.execute("create temporary table events (like headrace.events including all)")
+        for table in ("events", "spans"):
+            connection.execute(f"create temporary table {table} (like headrace.{table} including all)".encode())
         yield connection

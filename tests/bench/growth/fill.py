@@ -8,9 +8,11 @@ import time
 
 import psycopg
 
+from gateway.spans import EVENTS_PER_SPAN
 from tests.bench.growth.world import PARTICIPANTS, PARTITIONS, PROGRAMS, World
 
 _PIECE = 500_000
+_SPANS_A_TURN = 20
 
 _INSERT = f"""
 insert into headrace.events
@@ -45,7 +47,8 @@ where indrelid = 'headrace.events'::regclass and not indisprimary
 def fill(world: World, events: int, last: int) -> float:
     """Have `events` events in the table at least; the seconds that it took. Secondary indexes are made afterwards.
 
-    Kafka's offsets go up to 0 with event number `last`, so that what is processed later follows on them.
+    Kafka's offsets go up to 0 with event number `last`, so that what is processed later follows on them. Spans are made
+    of all events, as gateways would have done meanwhile.
     """
     begun = time.monotonic()
     (held,) = world.ask("select count(*) from headrace.events")
@@ -55,13 +58,25 @@ def fill(world: World, events: int, last: int) -> float:
         indexes = connection.execute(_INDEXES).fetchall() if events > held else []
         for name, _ in indexes:
             connection.execute(f"drop index {name}".encode())
+        # What is filled in is older than the spans of what was processed before: all of them are made anew.
+        connection.execute("truncate headrace.spans")
+        connection.execute("alter table headrace.events disable trigger events_late")
         for first in range(held, events, _PIECE):
             connection.execute(_INSERT.encode(), [last, first, min(first + _PIECE, events) - 1])
         for _, definition in indexes:
             connection.execute(definition.encode())
+        connection.execute("alter table headrace.events enable trigger events_late")
     with psycopg.connect(world.url, autocommit=True) as connection:
         connection.execute("vacuum (analyze) headrace.events")
+    _make_spans(world)
     return time.monotonic() - begun
+
+
+def _make_spans(world: World) -> None:
+    turns_left = 2  # the first turn notes what there is, the second knows that it is all there
+    while turns_left:
+        (made,) = world.ask("select headrace.make_spans(%s, %s)", EVENTS_PER_SPAN, _SPANS_A_TURN)
+        turns_left -= made == 0
 
 
 def sizes(world: World) -> dict[str, float]:
