@@ -35,6 +35,8 @@ BUNDLES_IN_FLIGHT_MAX = 3
 gather until it is done with, as in Nagle's algorithm (RFC 896): more of them then share what a bundle itself costs."""
 _LARGE = 0.15
 """Of the most records that a bundle takes."""
+_ENOUGH = 0.5
+"""The same: for more than that no bundle waits."""
 POLL_S = 0.2
 """Longest wait for records before the loop looks again at what changed around it."""
 GATHER_POLL_S = 0.05
@@ -113,10 +115,6 @@ class ChunkConsumer(driver.Consumer):
         self._ack_event = asyncio.Event()
         super().__init__(*args, **kwargs)
 
-    @property
-    def _large(self) -> float:
-        return _LARGE * self.chunk_records_max
-
     def _new_consumer_thread(self) -> ChunkThread:
         return ChunkThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
 
@@ -156,7 +154,7 @@ class ChunkConsumer(driver.Consumer):
             await self._wait_for(self._ack_event)
             return []
         wait_s = self._gathering.wait_s(self.loop.time())
-        if wait_s and self.lag() < self._large:
+        if wait_s and self.lag() < _ENOUGH * self.chunk_records_max:
             await asyncio.sleep(min(wait_s, GATHER_POLL_S))
             return []
         active = self._takeable()
@@ -189,7 +187,7 @@ class ChunkConsumer(driver.Consumer):
         self._in_flight += 1
         records = sum(len(chunk.records) for chunk in bundle)
         self._gathering.took(self.loop.time(), records)
-        self._last_was_large = records >= self._large
+        self._last_was_large = records >= _LARGE * self.chunk_records_max
         return [*changelogs, bundle]
 
     def _note(self, chunk: Chunk) -> Chunk | None:

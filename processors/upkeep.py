@@ -33,7 +33,9 @@ _SWEEP_PAUSE_S = 0.1
 _VACUUM_AFTER = 50_000
 
 # Longer than any statement of a gateway: one with an older snapshot sees either the claim or the event.
-CLAIM_GRACE_S = 30
+CLAIM_GRACE_S = 10
+_GRACE_TIMEOUTS = 2
+"""The same where statements may take longer, in limits of a gateway's statement."""
 
 _DUE = """
 update headrace.retries r set sent_at = now()
@@ -46,27 +48,35 @@ returning r.program_id::text, r.record, r.attempt, r.not_before
 """
 
 # By when rows were committed, not by what they say of it: a slow transaction's rows are older than their appearance.
-# One index lookup a claim whatever the planner believes, and the rows found are deleted where they are.
+# One index lookup a claim whatever the planner believes, and the rows found are deleted where they are. Each piece
+# begins `after` the one before: until a vacuum the index leads to what that one has deleted, row by row.
 _SWEEP_FINISHED = """
-delete from headrace.claims where ctid = any (array(
-    select c.ctid from headrace.claims c
-    cross join lateral (select e.xmin from headrace.events e where e.id = c.id limit 1) e
-    where c.claimed_at < now() - make_interval(secs => %(grace)s) and age(e.xmin) > age(%(seen)s::xid)
-    order by c.claimed_at limit %(most)s for update of c skip locked
-))
+with swept as (
+    delete from headrace.claims where ctid = any (array(
+        select c.ctid from headrace.claims c
+        cross join lateral (select e.xmin from headrace.events e where e.id = c.id limit 1) e
+        where c.claimed_at >= %(after)s::timestamptz and c.claimed_at < now() - make_interval(secs => %(grace)s)
+          and age(e.xmin) > age(%(seen)s::xid)
+        order by c.claimed_at limit %(most)s for update of c skip locked
+    )) returning claimed_at
+)
+select count(*), max(claimed_at) from swept
 """
 
 # A claim without an event: its record never reached Kafka if the processors have read past the time it could have.
 # The time to live stands there twice: the first is for the index, so that young claims are not looked at.
 _SWEEP_LOST = """
-delete from headrace.claims where ctid = any (array(
-    select c.ctid from headrace.claims c
-    join headrace.progress p on p.topic = %(topic)s and p.kafka_partition = c.kafka_partition
-    where c.claimed_at < now() - make_interval(secs => %(ttl)s)
-      and c.claimed_at < p.caught_up_at - make_interval(secs => %(ttl)s)
-      and not exists (select from headrace.events e where e.id = c.id)
-    order by c.claimed_at limit %(most)s for update of c skip locked
-))
+with swept as (
+    delete from headrace.claims where ctid = any (array(
+        select c.ctid from headrace.claims c
+        join headrace.progress p on p.topic = %(topic)s and p.kafka_partition = c.kafka_partition
+        where c.claimed_at >= %(after)s::timestamptz and c.claimed_at < now() - make_interval(secs => %(ttl)s)
+          and c.claimed_at < p.caught_up_at - make_interval(secs => %(ttl)s)
+          and not exists (select from headrace.events e where e.id = c.id)
+        order by c.claimed_at limit %(most)s for update of c skip locked
+    )) returning claimed_at
+)
+select count(*), max(claimed_at) from swept
 """
 
 # A plan made while the table was empty is kept: by the index whatever it has grown to, else each piece reads all of it.
@@ -83,6 +93,7 @@ class Upkeep:
         self._tasks: list[asyncio.Task[None]] = []
         self._seen: deque[tuple[float, str]] = deque()
         self._swept = 0
+        self._grace_s = max(CLAIM_GRACE_S, _GRACE_TIMEOUTS * settings.database_timeout_s)
 
     async def start(self, context: Context) -> None:
         """Start the loops."""
@@ -141,7 +152,7 @@ class Upkeep:
     async def _sweep(self) -> None:
         seen = await self._seen_before_grace()
         if seen is not None:
-            await self._sweep_all(_SWEEP_FINISHED, {"grace": CLAIM_GRACE_S, "seen": seen, "most": _SWEEP_MAX})
+            await self._sweep_all(_SWEEP_FINISHED, {"grace": self._grace_s, "seen": seen, "most": _SWEEP_MAX})
         lost = {"topic": topics.EVENTS, "ttl": self._settings.claim_ttl_s, "most": _SWEEP_MAX}
         await self._sweep_all(_SWEEP_LOST, lost)
         if self._swept >= _VACUUM_AFTER:
@@ -159,20 +170,23 @@ class Upkeep:
             return str(row[0])
 
         self._seen.append((time.monotonic(), await self._database.once(oldest)))
-        until = time.monotonic() - CLAIM_GRACE_S
+        until = time.monotonic() - self._grace_s
         while len(self._seen) > 1 and self._seen[1][0] <= until:
             self._seen.popleft()
         at, xid = self._seen[0]
         return xid if at <= until else None
 
     async def _sweep_all(self, statement: LiteralString, values: dict[str, Any]) -> None:
-        async def delete(connection: AsyncConnection[Any]) -> int:
+        after = "-infinity"
+
+        async def delete(connection: AsyncConnection[Any]) -> tuple[int, str]:
             await connection.execute(_SWEEP_BY_INDEX)
-            return (await connection.execute(statement, values)).rowcount
+            cursor = await connection.execute(statement, values | {"after": after})
+            return await cursor.fetchone() or (0, "")
 
         swept = _SWEEP_MAX
         while swept == _SWEEP_MAX:
-            swept = await self._database.once(delete)
+            swept, after = await self._database.once(delete)
             self._swept += swept
             await asyncio.sleep(_SWEEP_PAUSE_S)  # others have their turn: a large delete would show in their times
 

@@ -48,7 +48,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     database_pool_max: Annotated[int, _COUNT, _doc("Connections to Postgres per process", "count")] = 8
     database_timeout_s: Annotated[
-        float, _SECONDS, _doc("Longest wait for a connection or a statement of the gateway", "s")
+        float,
+        _SECONDS,
+        _doc(
+            "Longest wait for a connection or a statement of the gateway; workers, who free claims, need the same",
+            "s",
+        ),
     ] = 5.0
 
     host: Annotated[str, _doc("Address on which the gateway listens", "address")] = "127.0.0.1"

@@ -51,6 +51,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RETRIES": 0.05, "PROGRESS": 0.05, "SWEEP": 0.05}.items():
         monkeypatch.setattr(f"processors.upkeep._{name}_EVERY_S", value)
     monkeypatch.setattr("processors.upkeep.CLAIM_GRACE_S", GRACE_S)
+    monkeypatch.setattr("processors.upkeep._GRACE_TIMEOUTS", 0)
 
 
 @asynccontextmanager
@@ -239,8 +240,8 @@ async def test_a_sweep_looks_at_no_more_claims_than_may_end(own_database_url: st
         connection.execute("vacuum analyze headrace.claims")
     looked_at = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'claims'"
     statements: dict[LiteralString, dict[str, object]] = {
-        upkeep_module._SWEEP_LOST: {"topic": "events", "ttl": 199_405, "most": 2_000},  # noqa: SLF001
-        upkeep_module._SWEEP_FINISHED: {"grace": 199_405, "seen": "3", "most": 2_000},  # noqa: SLF001
+        upkeep_module._SWEEP_LOST: {"topic": "events", "ttl": 199_405, "most": 2_000, "after": "-infinity"},  # noqa: SLF001
+        upkeep_module._SWEEP_FINISHED: {"grace": 199_405, "seen": "3", "most": 2_000, "after": "-infinity"},  # noqa: SLF001
     }
     with psycopg.connect(url) as connection:
         connection.execute("set plan_cache_mode = force_generic_plan")
