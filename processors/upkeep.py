@@ -177,12 +177,12 @@ class Upkeep:
         return xid if at <= until else None
 
     async def _sweep_all(self, statement: LiteralString, values: dict[str, Any]) -> None:
-        after = "-infinity"
+        after: Any = "-infinity"
 
-        async def delete(connection: AsyncConnection[Any]) -> tuple[int, str]:
+        async def delete(connection: AsyncConnection[Any]) -> tuple[int, Any]:
             await connection.execute(_SWEEP_BY_INDEX)
             cursor = await connection.execute(statement, values | {"after": after})
-            return await cursor.fetchone() or (0, "")
+            return await cursor.fetchone() or (0, None)
 
         swept = _SWEEP_MAX
         while swept == _SWEEP_MAX:

@@ -1,7 +1,8 @@
 """Rows for the tests: events, claims and keys, put into Postgres as the other processes would."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,16 @@ from psycopg import sql
 from schemas.keys import new_key
 
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@contextmanager
+def copies(database_url: str) -> Iterator[psycopg.Connection]:
+    """A connection with empty copies of the lists' tables, indexes included: other tests' events stay out of them."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("set timezone = 'UTC'")
+        for table in ("events", "spans"):
+            connection.execute(f"create temporary table {table} (like headrace.{table} including all)".encode())
+        yield connection
 
 
 def event_row(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - any column's value

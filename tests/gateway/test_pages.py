@@ -13,6 +13,7 @@ from gateway import names, reaches, windows
 from gateway.cursors import Position, Signer
 from gateway.pages import page_sql
 from gateway.queries import ListQuery, read_query
+from tests.gateway.rows import copies
 from tests.gateway.test_queries import on_the_copy
 
 EVENTS = 100_000
@@ -59,10 +60,7 @@ order by created_to limit {EVENTS // SPAN - 1}
 @pytest.fixture(scope="module")
 def database(database_url: str) -> Iterator[psycopg.Connection]:
     """A connection with a full copy of the table, indexes included, and what the planner should know of it."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("set timezone = 'UTC'")
-        for table in ("events", "spans"):
-            connection.execute(f"create temporary table {table} (like headrace.{table} including all)".encode())
+    with copies(database_url) as connection:
         connection.execute(FILL.encode())
         connection.execute(SPANS.encode())
         connection.execute("vacuum (analyze) pg_temp.events, pg_temp.spans")

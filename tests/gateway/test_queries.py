@@ -16,7 +16,7 @@ from gateway.cursors import Position, Signer
 from gateway.pages import page_sql
 from gateway.problems import ApiError
 from gateway.queries import FILTERS, ListQuery, read_query
-from tests.gateway.rows import T0, event_row
+from tests.gateway.rows import T0, copies, event_row
 
 SIGNER = Signer(b"secret")
 UUID = "550e8400-e29b-41d4-a716-446655440000"
@@ -226,8 +226,5 @@ def on_the_copy(statement: str) -> bytes:
 @pytest.fixture(scope="module")
 def database(database_url: str) -> Iterator[psycopg.Connection]:
     """A connection with empty copies of the tables, indexes included: other tests' events stay out of it."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("set timezone = 'UTC'")
-        for table in ("events", "spans"):
-            connection.execute(f"create temporary table {table} (like headrace.{table} including all)".encode())
+    with copies(database_url) as connection:
         yield connection

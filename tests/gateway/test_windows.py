@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway import names, reaches, windows
 from gateway.cursors import Position
 from gateway.pages import page_sql
-from tests.gateway.rows import T0, event_row
+from tests.gateway.rows import T0, copies, event_row
 from tests.gateway.test_queries import MODEL, PROGRAMS, SIGNER, on_the_copy, put, read, text_of
 
 SECONDS = 12
@@ -23,10 +23,7 @@ ONE = timedelta(microseconds=1)
 @pytest.fixture(scope="module")
 def database(database_url: str) -> Iterator[psycopg.Connection]:
     """A connection with empty copies of the tables."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("set timezone = 'UTC'")
-        for table in ("events", "spans"):
-            connection.execute(f"create temporary table {table} (like headrace.{table} including all)".encode())
+    with copies(database_url) as connection:
         yield connection
 
 
