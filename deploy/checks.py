@@ -48,7 +48,7 @@ def compiled() -> Check:
     """Whether this installation has the parts that are compiled."""
     if reader.IS_COMPILED and encoding.IS_COMPILED:
         return Check("compiled", OK, "events are read and encoded by the compiled parts")
-    advice = "an event costs a third more: install a C compiler and Python's headers, then install headrace again"
+    advice = "an event costs up to a third more: install a C compiler and Python's headers, then install headrace again"
     return Check("compiled", WARN, "events are read or encoded without the compiled parts", advice)
 
 
