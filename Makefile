@@ -54,8 +54,11 @@ docs: setup ## Write the pages that are made from the code
 	@$(BIN)/python -m deploy.cli_page docs/cli.md
 
 clean: ## Remove .venv and caches; data folders stay
-	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(COMPILED)
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One that can no longer be built must not stay behind from an older source.
+COMPILED := schemas/_scan.*.so processors/_encode.*.so
 
 COMPILE := --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command 'make lock'
@@ -69,6 +72,7 @@ $(VENV)/.packages: requirements-dev.txt pyproject.toml schemas/_scan.c processor
 	@echo "installing the packages (hashes checked)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.txt \
 		|| { echo "the packages cannot be installed: check the network and run make setup again" >&2; exit 1; }
+	@rm -f $(COMPILED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 

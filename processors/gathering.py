@@ -7,7 +7,7 @@ from collections import deque
 
 BUSY_RECORDS_PER_S = 4_000
 PAUSE_S = 0.15
-"""From one bundle to the next, while many records come and no large bundle waits already."""
+"""From one bundle to the next, while many records come and no half of a bundle waits already."""
 _LATELY_S = 0.5
 
 
