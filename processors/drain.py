@@ -68,6 +68,7 @@ class Drain:
         self._sender = sender
         self._source = source
         self._watchdog = watchdog
+        self._reading = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._telling = asyncio.Lock()
         self._working: set[asyncio.Task[None]] = set()
@@ -120,10 +121,11 @@ class Drain:
 
     async def _process_bundle(self, processor: StagedProcessor, bundle: Bundle) -> None:
         source = self._source()
-        reading = processor.read(
-            [Part(chunk.tp.topic, chunk.tp.partition, chunk.records, chunk.end) for chunk in bundle]
-        )
         # Locks are fair: bundles pass each stage in the order in which they came.
+        async with self._reading:
+            reading = await processor.read(
+                [Part(chunk.tp.topic, chunk.tp.partition, chunk.records, chunk.end) for chunk in bundle]
+            )
         async with self._committing:
             if not all(map(source.holds, bundle)):
                 return

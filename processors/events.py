@@ -68,12 +68,12 @@ class Events:
         self._reader = reader
         self._attempts = attempts
 
-    def read(self, parts: Sequence[Part]) -> list[Read]:
+    async def read(self, parts: Sequence[Part]) -> list[Read]:
         """Read the records of `parts`: what is to be one transaction, in order."""
-        return _joined([self._read(part) for part in parts])
+        return _joined([await self._read(part) for part in parts])
 
-    def _read(self, part: Part) -> Read:
-        arrivals, bad = read_records(self._reader, part.records)
+    async def _read(self, part: Part) -> Read:
+        arrivals, bad = await read_records(self._reader, part.records)
         return Read([(part.partition, arrivals)], bad, [store.progress_to(part)])
 
     async def process(self, read: Read, lookup: Lookup) -> Written:

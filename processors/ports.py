@@ -103,8 +103,8 @@ class StagedProcessor(Processor, Protocol):
     bundles in order, one at a time.
     """
 
-    def read(self, parts: Sequence[Part]) -> Any:
-        """Read the records of `parts`, each of another partition. Waits for nothing and changes nothing."""
+    async def read(self, parts: Sequence[Part]) -> Any:
+        """Read the records of `parts`, each of another partition. Changes nothing; lets other steps go on between."""
         ...
 
     async def commit(self, reading: Any) -> Committed:

@@ -58,12 +58,12 @@ class Processor:
         await self._database.stop()
         self._suspects.close()
 
-    def read(self, parts: Sequence[Part]) -> Reading:
+    async def read(self, parts: Sequence[Part]) -> Reading:
         """See :class:`processors.ports.StagedProcessor`."""
         again = [part for part in parts if part.topic == topics.RETRY]
         return Reading(
             parts,
-            self._events.read([part for part in parts if part.topic != topics.RETRY]),
+            await self._events.read([part for part in parts if part.topic != topics.RETRY]),
             self._retries.read(again) if again else None,
         )
 
@@ -74,6 +74,7 @@ class Processor:
             written.add(await self._events.process(read, self._started.lookup))
         if reading.retries is not None:
             written.add(await self._retries.process(reading.retries))
+        self._upkeep.committed(written.entries)
         if failpoints.ON:
             failpoints.hit(failpoints.AFTER_COMMIT)
         metrics.count(reading.parts, written)
@@ -89,7 +90,7 @@ class Processor:
         """See :class:`processors.ports.Processor`."""
         if not records:
             return []
-        written = await self.commit(self.read([Part(topic, partition, records, records[-1].offset + 1)]))
+        written = await self.commit(await self.read([Part(topic, partition, records, records[-1].offset + 1)]))
         await self.tell(written)
         return written.entries.get(partition, [])
 

@@ -16,7 +16,7 @@ class _OneByOne:
         self.stop = processor.stop
         self.process_chunk = processor.process_chunk
 
-    def read(self, parts: Sequence[Part]) -> Sequence[Part]:
+    async def read(self, parts: Sequence[Part]) -> Sequence[Part]:
         return parts
 
     async def commit(self, parts: Sequence[Part]) -> _Done:

@@ -51,7 +51,7 @@ _SETTINGS = {
     "max_connections": "200",
     "shared_buffers": _shared_buffers(),
     # After a checkpoint the first change of each page writes all of it to the WAL: the fewer checkpoints, the cheaper.
-    "max_wal_size": "4GB",
+    "max_wal_size": "8GB",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
     "jit": "off",

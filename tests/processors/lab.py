@@ -11,7 +11,7 @@ from unittest import mock
 import msgspec
 import psycopg
 
-from processors.ports import Context, Outgoing, Part, Record
+from processors.ports import Context, Entries, Outgoing, Part, Record
 from processors.processor import Processor
 from schemas import topics
 from schemas.settings import Settings
@@ -129,7 +129,7 @@ class Bench:
 
     async def process_bundle(self, *parts: Part) -> None:
         """Process chunks of several partitions together, and keep what they bring for the table."""
-        committed = await self.processor.commit(self.processor.read(parts))
+        committed = await self.processor.commit(await self.processor.read(parts))
         await self.processor.tell(committed)
         for partition, entries in committed.entries.items():
             self.table.update({(partition, id_): value for id_, value in entries})
@@ -140,10 +140,15 @@ class Bench:
 
 
 class NoUpkeep:
-    """Leaves the retries of the tests' other workers alone."""
+    """Leaves the retries of the tests' other workers alone; remembers what was committed."""
 
     def __init__(self, *_: object) -> None:
-        """Nothing is kept."""
+        """Nothing was committed."""
+        self.ids: list[bytes] = []
+
+    def committed(self, entries: Entries) -> None:
+        """End no claims."""
+        self.ids += [id_ for kept in entries.values() for id_, _ in kept]
 
     async def start(self, _: Context) -> None:
         """Start nothing."""

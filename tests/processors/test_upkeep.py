@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from processors import upkeep as upkeep_module
+from processors import claims
 from processors.database import Database
 from processors.ports import Context, Outgoing
 from processors.producer import ProduceError
@@ -50,8 +50,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loops that do not rest, and a short grace."""
     for name, value in {"RETRIES": 0.05, "PROGRESS": 0.05, "SWEEP": 0.05}.items():
         monkeypatch.setattr(f"processors.upkeep._{name}_EVERY_S", value)
-    monkeypatch.setattr("processors.upkeep.CLAIM_GRACE_S", GRACE_S)
-    monkeypatch.setattr("processors.upkeep._GRACE_TIMEOUTS", 0)
+    monkeypatch.setattr("processors.claims.CLAIM_GRACE_S", GRACE_S)
+    monkeypatch.setattr("processors.claims._GRACE_TIMEOUTS", 0)
 
 
 @asynccontextmanager
@@ -213,10 +213,10 @@ create trigger note after delete on headrace.claims referencing old table as gon
 async def test_more_claims_than_a_statement_takes_are_freed_in_pieces(
     kafka: str, own_database_url: str, program_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("processors.upkeep._SWEEP_MAX", 2)
-    monkeypatch.setattr("processors.upkeep._SWEEP_PAUSE_S", 0.2)
+    monkeypatch.setattr("processors.claims._STATEMENT_CLAIMS_MAX", 2)
+    monkeypatch.setattr("processors.claims._PAUSE_S", 0.2)
     monkeypatch.setattr("processors.upkeep._SWEEP_EVERY_S", 60.0)
-    monkeypatch.setattr("processors.upkeep.CLAIM_GRACE_S", 0.0)
+    monkeypatch.setattr("processors.claims.CLAIM_GRACE_S", 0.0)
     url = own_database_url
     make_tables(url)
     partition = Partition()
@@ -240,13 +240,13 @@ async def test_a_sweep_looks_at_no_more_claims_than_may_end(own_database_url: st
         connection.execute("vacuum analyze headrace.claims")
     looked_at = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'claims'"
     statements: dict[LiteralString, dict[str, object]] = {
-        upkeep_module._SWEEP_LOST: {"topic": "events", "ttl": 199_405, "most": 2_000, "after": "-infinity"},  # noqa: SLF001
-        upkeep_module._SWEEP_FINISHED: {"grace": 199_405, "seen": "3", "most": 2_000, "after": "-infinity"},  # noqa: SLF001
+        claims.SWEEP_LOST: {"topic": "events", "ttl": 199_405, "most": 2_000, "after": "-infinity"},
+        claims.SWEEP_FINISHED: {"grace": 199_405, "seen": "3", "most": 2_000, "after": "-infinity"},
     }
     with psycopg.connect(url) as connection:
         connection.execute("set plan_cache_mode = force_generic_plan")
         for statement, values in statements.items():
-            connection.execute(upkeep_module._SWEEP_BY_INDEX)  # noqa: SLF001
+            connection.execute(claims.BY_INDEX)
             connection.execute(statement, values, prepare=True)
             connection.commit()
         rows(
@@ -256,7 +256,7 @@ async def test_a_sweep_looks_at_no_more_claims_than_may_end(own_database_url: st
                from generate_series(1, 20000) n""",
         )
         for statement, values in statements.items():
-            connection.execute(upkeep_module._SWEEP_BY_INDEX)  # noqa: SLF001
+            connection.execute(claims.BY_INDEX)
             connection.execute(statement, values, prepare=True)
             found = connection.execute(looked_at).fetchone()
             assert found is not None
