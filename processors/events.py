@@ -118,21 +118,22 @@ class Events:
         attempted = await self._attempts.first(connection, plan.new, blame)
         now = datetime.now(UTC)  # after the handlers: a row is seen soon after the time it says
         _note_repeats(attempted, plan.repeats)
-        await store.insert_events(connection, attempted, now)
+        async with store.inserting_events(connection, attempted, now):
+            letters = [
+                *part.unstorable,
+                *map(_conflict, plan.conflicts),
+                *(one.letter() for one in attempted if one.failed),
+            ]
+            written = _written(attempted, plan, standings, letters, now)
         older = {id_: repeat for id_, repeat in plan.repeats.items() if id_ in owners}
         await store.count_repeats(connection, older, now)
         await self._attempts.schedule(connection, attempted)
         await self._attempts.finish(connection, attempted)
-        letters = [
-            *part.unstorable,
-            *map(_conflict, plan.conflicts),
-            *(one.letter() for one in attempted if one.failed),
-        ]
         await store.add_dead_letters(connection, [*part.bad, *letters])
         await store.note_progress(connection, part.progress)
         if failpoints.ON:
             failpoints.hit(failpoints.BEFORE_COMMIT)
-        return _written(attempted, plan, standings, letters, now)
+        return written
 
 
 class _Part(NamedTuple):

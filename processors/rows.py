@@ -4,7 +4,7 @@ The format: https://www.postgresql.org/docs/18/sql-copy.html#SQL-COPY-FILE-FORMA
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
@@ -33,6 +33,8 @@ COPY = f"copy headrace.events ({', '.join(COLUMNS)}) from stdin with (format bin
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
+_ROWS_A_PIECE = 500
+
 _columns = struct.Struct("!h").pack(len(COLUMNS))
 _int4 = struct.Struct("!ii").pack
 
@@ -51,14 +53,22 @@ class Row(msgspec.Struct, gc=False):
     result: bytes | None = None
 
 
-def encode_rows(rows: Sequence[Row], now: datetime) -> bytes:
+def encode_rows(rows: Sequence[Row], now: datetime) -> Iterator[bytes]:
     """The rows as one COPY stream: each created a microsecond after the one before it, the last at `now`.
 
-    So each is the last of all in the index of creation times, where Postgres need not look for its place.
+    So each is the last of all in the index of creation times, where Postgres need not look for its place. The stream
+    comes in pieces, so that Postgres is at the first while the next is made.
     """
     common = _Common(now)
-    parts = [HEADER]
     created = microseconds(now) - len(rows)
+    yield HEADER
+    for start in range(0, len(rows), _ROWS_A_PIECE):
+        yield _encode_piece(rows[start : start + _ROWS_A_PIECE], common, created + start)
+    yield TRAILER
+
+
+def _encode_piece(rows: Sequence[Row], common: "_Common", created: int) -> bytes:
+    parts: list[bytes] = []
     for row in rows:
         created += 1
         arrival = row.arrival
@@ -71,7 +81,6 @@ def encode_rows(rows: Sequence[Row], now: datetime) -> bytes:
             own = counted_up_to(own, row.counted_offset)
         result = row.result
         parts += (begin, own, int8(8, created), NULL if result is None else jsonb(result))
-    parts.append(TRAILER)
     return b"".join(parts)
 
 

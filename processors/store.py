@@ -1,6 +1,7 @@
 """What the processors say to Postgres: one statement a function, each inside the chunk's transaction."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
@@ -70,12 +71,19 @@ async def standings(connection: Connection, ids: Iterable[bytes]) -> dict[bytes,
     }
 
 
-async def insert_events(connection: Connection, rows: Sequence[Row], now: datetime) -> None:
-    """Add new events. Raises psycopg's UniqueViolation where Postgres has one of them already."""
+@asynccontextmanager
+async def inserting_events(connection: Connection, rows: Sequence[Row], now: datetime) -> AsyncIterator[None]:
+    """Add new events; they are there after the block, in which Postgres is at them and the connection is not free.
+
+    Raises psycopg's UniqueViolation where Postgres has one of them already.
+    """
     if not rows:
+        yield
         return
     async with connection.cursor() as cursor, cursor.copy(COPY) as copy:
-        await copy.write(encode_rows(sorted(rows, key=_program), now))
+        for piece in encode_rows(sorted(rows, key=_program), now):
+            await copy.write(piece)
+        yield
 
 
 def _program(row: Row) -> bytes:

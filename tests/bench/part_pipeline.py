@@ -23,7 +23,7 @@ _LATENCY_RATE = 1_000.0
 _COMPLETED_P99_MS = 1_000.0
 _DRAIN_S = 3.0
 _CLEAR_S = 60.0  # for the backlog that a rate too high leaves
-_HELD_TRIES = (0.95, 0.88, 0.8)  # of the best step, one after the other until one is held
+_HELD_TRIES = 3  # the best step, and those below it, until one is held for long
 _MB_MAX = 150.0
 
 
@@ -89,19 +89,18 @@ def _latency(pipeline: Pipeline, sizes: Sizes, batch: int) -> Row:
 
 
 def _sustained(pipeline: Pipeline, sizes: Sizes) -> Row:
-    """The highest rate that can be held: short steps upwards, then for long, from a little below the best of them."""
+    """The highest rate that can be held: short steps upwards, then for long, from the best of them downwards."""
     steps = {}
-    best = sizes.step_rates[0]
+    rates: list[float] = []
     for rate in sizes.step_rates:
         outcome, _ = pipeline.carry_out(_order(rate, sizes.step_s, _BATCH))
         steps[f"{rate:.0f}/s"] = _completed(outcome)
         if not _held(outcome):
             break
-        best = rate
+        rates.append(rate)
     held: dict[str, dict[str, float]] = {}
-    for share in _HELD_TRIES:
+    for rate in rates[: -_HELD_TRIES - 1 : -1] or sizes.step_rates[:1]:
         _clear(pipeline)
-        rate = best * share
         outcome, spent = pipeline.carry_out(_order(rate, sizes.hold_s, _BATCH))
         held[f"{rate:.0f}/s"] = _completed(outcome)
         if _held(outcome):

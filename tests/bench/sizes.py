@@ -6,6 +6,7 @@ import msgspec
 class Sizes(msgspec.Struct, frozen=True):
     """Amounts and times of a run. Times in seconds."""
 
+    touched_gb: float = 10.0
     warm_s: float = 1.5
     round_s: float = 1.5
     rounds: int = 9
@@ -13,7 +14,7 @@ class Sizes(msgspec.Struct, frozen=True):
     backlog_records: int = 500_000
     plain_records: int = 40_000
     copied_rows: int = 200_000
-    step_rates: tuple[float, ...] = (8_000, 10_000, 12_000, 14_000, 16_000, 18_000, 20_000, 22_000, 25_000, 28_000)
+    step_rates: tuple[float, ...] = (8_000, 10_000, 12_000, 14_000, 16_000, 18_000, 20_000, 22_000, 24_000, 26_000)
     step_s: float = 5.0
     hold_s: float = 60.0
     latency_s: float = 20.0
@@ -21,6 +22,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 TINY = Sizes(
+    touched_gb=0.0,
     warm_s=0.2,
     round_s=0.3,
     rounds=1,

@@ -130,7 +130,8 @@ def _read(value: str | None, column: str) -> object:
 
 async def _round_trip(database_url: str, made: Sequence[Row], now: datetime) -> list[dict[str, Any]]:
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
-        await store.insert_events(connection, made, now)
+        async with store.inserting_events(connection, made, now):
+            pass
         query = f"select {', '.join(map(_selected, COLUMNS))} from headrace.events where id = any(%s::uuid[])"  # noqa: S608 - of names
         cursor = await connection.execute(query, (store.uuid_array(row.arrival.event.id for row in made),))
         found = await cursor.fetchall()
@@ -185,4 +186,4 @@ def test_the_statement_names_every_column_of_the_table(database_url: str) -> Non
 
 
 def test_nothing_to_write_is_an_empty_stream() -> None:
-    assert encode_rows([], LAST) == rows_module.HEADER + rows_module.TRAILER
+    assert b"".join(encode_rows([], LAST)) == rows_module.HEADER + rows_module.TRAILER
