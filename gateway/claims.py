@@ -6,8 +6,8 @@ ids up among the events and claims those that are in neither table. Why it is wr
 - The ids are sorted, so that two gateways never wait for each other in a circle.
 - The loser of a race does not see the winner's row in its own snapshot: such ids come back with no owner and are asked
   for again.
-- A claim is never released here: an identical request may lean on it. The workers' sweeper frees claims, old ones
-  whose record never came; so a request that leans on an aging claim begins it anew.
+- A claim is never released here: an identical request may lean on it. The workers free claims, those of committed
+  events and old ones whose record never came; so a request that leans on an aging claim begins it anew.
 - Each id is one index lookup in either table, whatever the planner believes: a plan made while `claims` was empty is
   kept, and would read all of a table that has grown since for one id that is not new.
 - Ids and fingerprints travel as one `bytea`, split in SQL: a quarter of the cost of two arrays.

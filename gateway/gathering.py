@@ -11,7 +11,7 @@ from typing import NamedTuple
 BUSY_EVENTS_PER_S = 4_000
 PAUSE_S = 0.04
 """Longest wait of a request."""
-ENOUGH_EVENTS = 1_000
+ENOUGH_EVENTS = 500
 """With so many, what a round costs is a small part of what its events do."""
 _WINDOW_S = 0.25
 

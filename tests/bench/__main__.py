@@ -31,7 +31,6 @@ def run(parts: list[str], sizes: Sizes, say: Callable[[str], None]) -> Report:
     """Measure `parts`; `say` hears of each row when it is there."""
     start = time.monotonic()
     before = machine.machine()
-    touched_gb = machine.touch_memory(sizes.touched_gb)
     rows: list[Row] = []
     took_s: dict[str, int] = {}
     with bed() as made:
@@ -51,7 +50,6 @@ def run(parts: list[str], sizes: Sizes, say: Callable[[str], None]) -> Report:
         "brokers": 1,
         "replication": 1,
         "fsync": "on",
-        "touched_gb": round(touched_gb, 1),
         "took_s": took_s,
         "sizes": msgspec.json.decode(msgspec.json.encode(sizes)),  # as it will be read again
     }

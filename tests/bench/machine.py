@@ -1,14 +1,11 @@
 """Where and with what a run was done."""
 
-import mmap
 import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from deploy.local.kafka_jars import KAFKA_VERSION
 from tests.bench.bed import row
@@ -30,19 +27,6 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "load_before": [round(load, 2) for load in os.getloadavg()],
     }
-
-
-def touch_memory(gb_max: float) -> float:
-    """Use some memory once, half of what is free at most, and give it back; returns how much, in GB (10^9 bytes).
-
-    A virtual machine gets its memory from its host page by page, when something uses a page for the first time: it is
-    Postgres or Kafka, say, that would pay for that.
-    """
-    size = int(min(gb_max * 1e9, psutil.virtual_memory().available / 2)) // mmap.PAGESIZE * mmap.PAGESIZE
-    if size:
-        with mmap.mmap(-1, size) as memory:
-            memory[:: mmap.PAGESIZE] = bytes(size // mmap.PAGESIZE)
-    return size / 1e9
 
 
 def versions(backend: Backend) -> dict[str, str]:

@@ -6,7 +6,6 @@ import msgspec
 class Sizes(msgspec.Struct, frozen=True):
     """Amounts and times of a run. Times in seconds."""
 
-    touched_gb: float = 10.0
     warm_s: float = 1.5
     round_s: float = 1.5
     rounds: int = 9
@@ -22,7 +21,6 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 TINY = Sizes(
-    touched_gb=0.0,
     warm_s=0.2,
     round_s=0.3,
     rounds=1,
