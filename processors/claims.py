@@ -92,7 +92,7 @@ class Claims:
             self._forget_oldest()
 
     async def end(self) -> None:
-        """End the claims of what was committed a grace ago. Where that fails it is left to :meth:`sweep`.
+        """End the claims of what was committed a grace ago. Where that fails it is left to :meth:`sweep_finished`.
 
         Raises what psycopg raises.
         """
@@ -105,14 +105,14 @@ class Claims:
             self._ended = 0
             await self._database.vacuum_claims()
 
-    async def sweep(self) -> None:
-        """End the claims that nobody else did: of finished events, and of records that never came.
-
-        Raises what psycopg raises.
-        """
+    async def sweep_finished(self) -> None:
+        """End the claims of events that stand for a grace, and that nobody has ended. Raises what psycopg raises."""
         seen = await self._seen_before_grace()
         if seen is not None:
             await self._sweep(SWEEP_FINISHED, {"grace": self._grace_s, "seen": seen})
+
+    async def sweep_lost(self) -> None:
+        """End the claims whose record never came. Raises what psycopg raises."""
         await self._sweep(SWEEP_LOST, {"topic": topics.EVENTS, "ttl": self._ttl_s})
 
     def _take(self, until: float) -> str:

@@ -25,7 +25,8 @@ log = structlog.get_logger(__name__)
 _RETRIES_EVERY_S = 0.5
 _PROGRESS_EVERY_S = 1.0
 _END_CLAIMS_EVERY_S = 1.0
-_SWEEP_EVERY_S = 30.0
+_SWEEP_LOST_EVERY_S = 5.0
+_SWEEP_FINISHED_EVERY_S = 30.0
 _STOP_S = 5.0
 _RETRIES_MAX = 500
 
@@ -60,7 +61,8 @@ class Upkeep:
             ("retries", _RETRIES_EVERY_S, lambda: self._send_retries(context)),
             ("progress", _PROGRESS_EVERY_S, self._say_progress),
             ("claims", _END_CLAIMS_EVERY_S, self._claims.end),
-            ("sweep", _SWEEP_EVERY_S, self._claims.sweep),
+            ("lost claims", _SWEEP_LOST_EVERY_S, self._claims.sweep_lost),
+            ("finished claims", _SWEEP_FINISHED_EVERY_S, self._claims.sweep_finished),
         ]
         self._tasks = [asyncio.create_task(_every(name, pause_s, work), name=name) for name, pause_s, work in loops]
 

@@ -150,7 +150,7 @@ async def test_what_could_not_be_ended_is_left_to_the_sweep(
                 await ending.end()
         await ending.end()
         assert set(left(url, [id_, eventless])) == {id_, eventless}
-        await ending.sweep()
+        await ending.sweep_finished()
         assert left(url, [id_, eventless]) == [eventless]
 
 

@@ -48,8 +48,8 @@ class Failing(Remembering):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loops that do not rest, and a short grace."""
-    for name, value in {"RETRIES": 0.05, "PROGRESS": 0.05, "SWEEP": 0.05}.items():
-        monkeypatch.setattr(f"processors.upkeep._{name}_EVERY_S", value)
+    for name in ("RETRIES", "PROGRESS", "SWEEP_LOST", "SWEEP_FINISHED"):
+        monkeypatch.setattr(f"processors.upkeep._{name}_EVERY_S", 0.05)
     monkeypatch.setattr("processors.claims.CLAIM_GRACE_S", GRACE_S)
     monkeypatch.setattr("processors.claims._GRACE_TIMEOUTS", 0)
 
@@ -215,7 +215,7 @@ async def test_more_claims_than_a_statement_takes_are_freed_in_pieces(
 ) -> None:
     monkeypatch.setattr("processors.claims._STATEMENT_CLAIMS_MAX", 2)
     monkeypatch.setattr("processors.claims._PAUSE_S", 0.2)
-    monkeypatch.setattr("processors.upkeep._SWEEP_EVERY_S", 60.0)
+    monkeypatch.setattr("processors.upkeep._SWEEP_FINISHED_EVERY_S", 60.0)
     monkeypatch.setattr("processors.claims.CLAIM_GRACE_S", 0.0)
     url = own_database_url
     make_tables(url)
