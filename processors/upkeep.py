@@ -1,4 +1,4 @@
-"""What a worker does beside its chunks: send due retries, say how far it is, sweep claims. Each in its own loop."""
+"""What a worker does beside its chunks: send due retries, say how far it is, end claims. Each in its own loop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
