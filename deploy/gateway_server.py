@@ -10,7 +10,8 @@ from deploy.errors import DeployError
 from schemas.settings import Settings
 
 _BACKLOG = 2_048
-_GRACEFUL_SHUTDOWN_S = 10
+# What then still waits is answered 503. With the stop of the producer, a stop stays within ten seconds.
+_GRACEFUL_SHUTDOWN_S = 6
 # Longer than the usual idle time of a load balancer in front, which must be the one to close a connection.
 _KEEP_ALIVE_S = 75
 
@@ -51,7 +52,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> None:
-    """Answer requests until SIGTERM or SIGINT, then let those under way finish, 10 s at most."""
+    """Answer requests until SIGTERM or SIGINT, then let those under way finish, for some seconds at most."""
     bound = shared_socket(settings.host, settings.port)
     config = uvicorn.Config(
         "gateway.app:app",

@@ -3,6 +3,7 @@
 Plain ASGI, since it is on the hot path. A request that goes well costs no log line: only errors and slow requests do.
 """
 
+import asyncio
 import sys
 from collections.abc import Awaitable
 from http import HTTPStatus
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import metrics
 from gateway.identify import REQUEST_ID, request_id
-from gateway.problems import unexpected
+from gateway.problems import error_response, unavailable, unexpected
 from gateway.ratelimits import ALLOWANCE
 from schemas.settings import SettingsError
 
@@ -57,6 +58,12 @@ class RequestBoundary:
             await self._app(scope, receive, sending)
         except ClientDisconnect:
             status = CLIENT_GONE
+        except asyncio.CancelledError:  # the server stops, and has waited for this request as long as it does
+            if status:
+                raise
+            # Not raised on: the server would take it for a defect and put a 500 in words of its own beneath it.
+            stopping = unavailable("this gateway stops before the outcome is known; send it again")
+            await error_response(Request(scope), stopping)(scope, receive, sending)
         except Exception as error:  # whatever a handler did not expect must not reach the client
             if status:  # half of an answer is out: only cutting the connection tells the client
                 raise

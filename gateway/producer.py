@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 _ROUND_S = 0.02
 _RESTART_PAUSE_S = 0.5
 _STOP_S = 5.0
+_SEND_LAST_S = 2.0
 _LOOK_EVERY_S = 2.0
 _LOOK_TIMEOUT_S = 5.0
 
@@ -93,10 +94,10 @@ class Producer:
         self._connection = asyncio.create_task(self._stay_connected(), name="kafka-connection")
 
     async def stop(self) -> None:
-        """Send what has been appended, then close; at most a few seconds."""
+        """Send what has been appended, then close; at most a few seconds, as nobody waits for an answer any more."""
         pending = [batch for lane in self._lanes.values() for batch in lane.pending()]
         if pending:
-            await settled(pending, _STOP_S)
+            await settled(pending, _SEND_LAST_S)
         self._stopping = True
         if self._connection is not None:
             self._connection.cancel()

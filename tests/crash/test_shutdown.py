@@ -123,3 +123,34 @@ def test_a_worker_alone_has_committed_exactly_what_it_has_done(bare_stack: Stack
     world.start_worker()
     world.wait()
     world.check()
+
+
+def test_a_gateway_that_waits_for_kafka_in_vain_still_answers_each_request(bare_stack: Stack, program_id: str) -> None:
+    """Kafka is deaf when the gateway is told to stop: what waits is told to come back, in JSON, and nothing hangs."""
+    kafka = bare_stack.backend.processes.get("kafka")
+    if kafka is None:
+        pytest.fail("this test stops the tests' own Kafka: it needs HEADRACE_TEST_BACKEND=local")
+    bare_stack.start_gateway()
+
+    def send(number: int) -> httpx.Response:
+        body = {"events": [_event(program_id, f"{number}")]}
+        return httpx.post(
+            f"{bare_stack.url}/v1/events/batch", json=body, headers=bare_stack.headers, timeout=3 * STOP_WITHIN_S
+        )
+
+    kafka.signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(SENDERS) as pool:
+            sending = [pool.submit(send, number) for number in range(SENDERS)]
+            time.sleep(0.5)
+            assert not any(future.done() for future in sending)
+            _stopped(bare_stack, "gateway-0")
+            answers = [future.result() for future in sending]
+    finally:
+        kafka.signal(signal.SIGCONT)
+    for answer in answers:
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    log = (bare_stack.folder / "logs" / "gateway-0.log").read_text()
+    assert "Traceback" not in log

@@ -1,5 +1,7 @@
 """The outermost layer, and how errors leave: one form, one id, no secrets."""
 
+import asyncio
+
 import msgspec
 import pytest
 import structlog
@@ -51,6 +53,19 @@ async def fine(_: Request) -> Response:
     return Response(b"fine")
 
 
+async def hang(_: Request) -> Response:
+    await asyncio.Event().wait()
+    return Response(b"never")
+
+
+async def hang_late(_: Request) -> Response:
+    async def streaming() -> "object":
+        yield b"begun"
+        await asyncio.Event().wait()
+
+    return StreamingResponse(streaming())  # type: ignore[arg-type]  # an iterator of bytes
+
+
 async def busy(_: Request) -> Response:
     raise unavailable("come back", 7)
 
@@ -62,6 +77,8 @@ APP = Starlette(
         Route("/fields", refuse_fields, methods=["GET"]),
         Route("/break", break_down, methods=["GET"]),
         Route("/late", break_down_late, methods=["GET"]),
+        Route("/hang", hang, methods=["GET"]),
+        Route("/hang/late", hang_late, methods=["GET"]),
         Route("/fine", fine, methods=["GET"]),
         Route("/fine", fine, methods=["POST"]),
         Route("/busy", busy, methods=["GET"]),
@@ -124,6 +141,24 @@ async def test_a_defect_shows_nothing_but_its_request_id(logged: Lines) -> None:
 async def test_a_defect_amid_an_answer_cuts_it_off() -> None:
     with pytest.raises(LookupError):
         await CLIENT.get("/late")
+
+
+async def test_a_request_that_the_server_gives_up_is_told_to_come_back(logged: Lines) -> None:
+    request = asyncio.create_task(CLIENT.get("/hang"))
+    await asyncio.sleep(0.01)
+    request.cancel()
+    answer = await request
+    assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "unavailable", "1")
+    assert answer.json["request_id"] == answer.headers["x-request-id"]
+    assert [(line["event"], line["status"]) for line in logged] == [("request failed", 503)]
+
+
+async def test_an_answer_that_has_begun_is_cut_off_when_the_server_gives_it_up() -> None:
+    request = asyncio.create_task(CLIENT.get("/hang/late"))
+    await asyncio.sleep(0.01)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/none"), ("GET", "/fine/"), ("POST", "/"), ("OPTIONS", "/none")])
