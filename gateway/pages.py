@@ -35,6 +35,7 @@ def page_sql(
         "statuses": [given["status"]] if "status" in given else [*STATUSES],
         "event_types": [given["event_type"]] if "event_type" in given else [*EVENT_TYPES],
         "programs": chosen,
+        "program": chosen[0] if chosen else None,
         **windows.params(),
         **names.params(),
     }
@@ -46,7 +47,7 @@ def page_sql(
     if "idempotency_key" in given or any(name in given for name in _PARTIES):
         page = _by_name(given, order, behind, limited=chosen is not None)
     else:
-        page = _by_kind(given, order, behind, limited=chosen is not None)
+        page = _by_kind(given, order, behind, None if chosen is None else len(chosen))
     # Put together from literals of this code only; every value is a parameter.
     statement: LiteralString = (
         f"with recursive {ERAS}, {page}"  # noqa: S608
@@ -83,9 +84,11 @@ def _by_name(given: dict[str, str], order: Order, behind: tuple[LiteralString, .
     return f"page as ({first(Places('eras', (OF_ERA,)), (*behind, *conditions), order)})"
 
 
-def _by_kind(given: dict[str, str], order: Order, behind: tuple[LiteralString, ...], *, limited: bool) -> LiteralString:
-    """A page from the lists by program, status and event type."""
-    places = kinds(limited=limited)
+def _by_kind(
+    given: dict[str, str], order: Order, behind: tuple[LiteralString, ...], programs: int | None
+) -> LiteralString:
+    """A page from the lists by program, status and event type; `programs` as in :func:`gateway.places.kinds`."""
+    places = kinds(programs)
     if any(name in given for name in _WINDOWS[_OTHER[order.column]]):
         return windows.page(given, order, places, paged=bool(behind))
     conditions = (*behind, *(FILTERS[name].condition for names in _WINDOWS.values() for name in names if name in given))

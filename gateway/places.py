@@ -27,6 +27,9 @@ _KINDS: LiteralString = (
 _PROGRAMS: LiteralString = "unnest(%(programs)s::uuid[]) p (program_id) cross join "
 _OF_KIND: tuple[LiteralString, ...] = ("e.status = s.status", "e.event_type = t.event_type")
 _OF_PROGRAM: tuple[LiteralString, ...] = ("e.program_id = p.program_id", *_OF_KIND)
+# As a value and not joined: so the planner knows a program of many events. Of one that it believes to have few it may
+# read all and sort them.
+_OF_THE_PROGRAM: tuple[LiteralString, ...] = ("e.program_id = %(program)s::uuid", *_OF_KIND)
 
 
 class Order(NamedTuple):
@@ -56,9 +59,13 @@ class Places(NamedTuple):
     conditions: tuple[LiteralString, ...]
 
 
-def kinds(*, limited: bool) -> Places:
-    """One place for each status and event type, of each of the programs where these are `limited`."""
-    return Places(f"{_PROGRAMS}{_KINDS}", _OF_PROGRAM) if limited else Places(_KINDS, _OF_KIND)
+def kinds(programs: int | None) -> Places:
+    """One place for each status and event type, of each of so many programs; None: of all together."""
+    if programs is None:
+        return Places(_KINDS, _OF_KIND)
+    if programs == 1:
+        return Places(_KINDS, _OF_THE_PROGRAM)
+    return Places(f"{_PROGRAMS}{_KINDS}", _OF_PROGRAM)
 
 
 def sorted_by(column: str, of_kind: Places) -> Places:

@@ -97,6 +97,8 @@ def _by_created_at(
     if paged:
         within = (_INTO_SPAN[direction], *within)
     walk = first(kinds, (*within, *windows), order)
+    # The newest are walked to their end where none of them is in the window: not before they are needed.
+    needed: LiteralString = "" if direction == "desc" else " and (select count(*) from walked) < %(rows)s"
     return f"""
 walked as (
     select found.id, found.instant
@@ -108,7 +110,7 @@ walked as (
 newest as (
     select found.id, found.instant
     from (select made_to as created_from, 'infinity'::timestamptz as created_to from made
-          where (select yes from wide)) span
+          where (select yes from wide){needed}) span
     cross join lateral ({walk}) found
 ),
 page as (

@@ -156,6 +156,24 @@ def test_lists_by_kind_read_a_page_from_each_place(
     assert cost.rows <= (places + 1) * (LIMIT + 1) + ERAS + 1, cost.plan
 
 
+ONE_PROGRAM = f"case when n % 1000 = 1 then '{RARE_PROGRAM}'::uuid else '{COMMON_PROGRAM}' end"
+MANY_PROGRAMS = (
+    f"case when n % 10 = 0 then '{COMMON_PROGRAM}'::uuid else md5((hashtext(n::text) % 350)::text)::uuid end"
+)
+
+
+def test_a_heavy_program_among_many_light_ones_is_not_read_like_one_of_them(database_url: str) -> None:
+    """While a table is small, a program has less than a page on average: reading all of it and sorting looks cheap."""
+    assert ONE_PROGRAM in FILL
+    with copies(database_url) as database:
+        database.execute(FILL.replace(ONE_PROGRAM, MANY_PROGRAMS).encode())
+        database.execute("analyze pg_temp.events")  # and not vacuumed yet, as under load
+        for beside in ({}, {"status": "COMPLETED"}):
+            for sort_dir in ("asc", "desc"):
+                cost = explained(database, query(program_id=COMMON_PROGRAM, **beside, sort_dir=sort_dir))
+                assert cost.rows <= 5 * (LIMIT + 1), cost.plan
+
+
 @pytest.mark.parametrize("sort_dir", ["asc", "desc"])
 @pytest.mark.parametrize("sort_by", ["created_at", "event_timestamp"])
 @pytest.mark.parametrize("beside", [{}, {"program_id": COMMON_PROGRAM}, {"status": "COMPLETED"}])
@@ -265,6 +283,17 @@ def test_a_wide_window_costs_some_spans_wherever_it_lies(
     places = 3 * (1 if sort_by == "created_at" else ERAS)
     assert cost.rows <= window_cost(places, spans_read=3), cost.plan
     assert cost.blocks <= BLOCKS_MAX, cost.plan
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("beside", [{}, {"program_id": COMMON_PROGRAM}, {"status": "COMPLETED"}])
+def test_a_page_of_the_oldest_does_not_look_at_the_newest(database: psycopg.Connection, beside: dict[str, str]) -> None:
+    """Under load there are very many events that are in no span yet."""
+    wanted = query(**window(200, 60, "event_from", "event_to"), **beside, sort_by="created_at", sort_dir="asc")
+    with database.transaction(force_rollback=True):
+        database.execute("delete from pg_temp.spans where created_to > %s", [START + timedelta(minutes=MIDDLE)])
+        cost = explained(database, wanted)
+    assert cost.rows <= window_cost(places=3, spans_read=3), cost.plan
 
 
 FAR_OFF = """
