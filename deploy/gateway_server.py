@@ -10,7 +10,7 @@ from deploy.errors import DeployError
 from schemas.settings import Settings
 
 _BACKLOG = 2_048
-# What then still waits is answered 503. With the stop of the producer, a stop stays within ten seconds.
+# What still waits then is answered 503. The producer stops after that, and all of it is to take ten seconds at most.
 _GRACEFUL_SHUTDOWN_S = 6
 # Longer than the usual idle time of a load balancer in front, which must be the one to close a connection.
 _KEEP_ALIVE_S = 75
@@ -52,7 +52,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> None:
-    """Answer requests until SIGTERM or SIGINT, then let those under way finish, for some seconds at most."""
+    """Answer requests until SIGTERM or SIGINT, then let those under way finish, 6 s at most."""
     bound = shared_socket(settings.host, settings.port)
     config = uvicorn.Config(
         "gateway.app:app",

@@ -35,7 +35,6 @@ def page_sql(
         "statuses": [given["status"]] if "status" in given else [*STATUSES],
         "event_types": [given["event_type"]] if "event_type" in given else [*EVENT_TYPES],
         "programs": chosen,
-        "program": chosen[0] if chosen else None,
         **windows.params(),
         **names.params(),
     }

@@ -29,7 +29,7 @@ _OF_KIND: tuple[LiteralString, ...] = ("e.status = s.status", "e.event_type = t.
 _OF_PROGRAM: tuple[LiteralString, ...] = ("e.program_id = p.program_id", *_OF_KIND)
 # As a value and not joined: so the planner knows a program of many events. Of one that it believes to have few it may
 # read all and sort them.
-_OF_THE_PROGRAM: tuple[LiteralString, ...] = ("e.program_id = %(program)s::uuid", *_OF_KIND)
+_OF_THE_PROGRAM: tuple[LiteralString, ...] = ("e.program_id = (%(programs)s::uuid[])[1]", *_OF_KIND)
 
 
 class Order(NamedTuple):

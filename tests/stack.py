@@ -5,6 +5,7 @@ Everything lives on free ports and in a temporary folder: a running stack of the
 """
 
 import os
+import signal
 import sys
 import time
 import urllib.error
@@ -37,6 +38,18 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = _STA
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(_POLL_S)
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A child that stands still from the first line on: one of many threads goes on for tens of ms after the signal."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from schemas import topics
 from tests.conftest import PARTITIONS
 from tests.crash import world as worlds
 from tests.crash.world import World
-from tests.stack import Stack
+from tests.stack import Stack, frozen
 
 STOP_WITHIN_S = 10.0
 TAKEN_OVER_WITHIN_S = 20.0
@@ -138,16 +138,12 @@ def test_a_gateway_that_waits_for_kafka_in_vain_still_answers_each_request(bare_
             f"{bare_stack.url}/v1/events/batch", json=body, headers=bare_stack.headers, timeout=3 * STOP_WITHIN_S
         )
 
-    kafka.signal(signal.SIGSTOP)
-    try:
-        with ThreadPoolExecutor(SENDERS) as pool:
-            sending = [pool.submit(send, number) for number in range(SENDERS)]
-            time.sleep(0.5)
-            assert not any(future.done() for future in sending)
-            _stopped(bare_stack, "gateway-0")
-            answers = [future.result() for future in sending]
-    finally:
-        kafka.signal(signal.SIGCONT)
+    with frozen(kafka.pid), ThreadPoolExecutor(SENDERS) as pool:
+        sending = [pool.submit(send, number) for number in range(SENDERS)]
+        time.sleep(0.5)
+        assert not any(future.done() for future in sending)
+        _stopped(bare_stack, "gateway-0")
+        answers = [future.result() for future in sending]
     for answer in answers:
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         assert answer.headers["retry-after"] == "1"

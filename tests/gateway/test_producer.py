@@ -1,11 +1,9 @@
 """The producer on the real Kafka: where records land, in which order, and what a request learns of them."""
 
 import asyncio
-import os
-import signal
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 
 import pytest
@@ -18,7 +16,7 @@ from gateway.producer import KafkaUnreachableError, NotAcknowledgedError, Produc
 from schemas import topics
 from schemas.kafka import partition_of
 from schemas.settings import Settings
-from tests.stack import Backend
+from tests.stack import Backend, frozen
 
 pytestmark = pytest.mark.anyio
 
@@ -54,18 +52,6 @@ async def producing(kafka: str, max_in_flight_events: int = 20_000) -> AsyncIter
         yield producer
     finally:
         await producer.stop()
-
-
-@contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A child that stands still from the first line on: one of many threads goes on for tens of ms after the signal."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        _, status = os.waitpid(pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 async def until_connected(producer: Producer, but_not: object = None) -> None:
