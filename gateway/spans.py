@@ -13,7 +13,7 @@ from gateway.database import DATABASE_FAULTS, Database
 EVENTS_PER_SPAN = 5_000
 """What reading one span costs: about a millisecond."""
 
-_PAUSE_S = 10.0
+_PAUSE_S = 5.0
 _BETWEEN_S = 0.1
 _SPANS_MAX = 20
 """Spans a statement: some 50 ms."""

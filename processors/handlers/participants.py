@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
+from psycopg.errors import UniqueViolation
 
 from processors.arrays import text_array
 from processors.handling import Job
 from schemas.identity import event_id, uuid_text
 
 _REMEMBERED_MAX = 131_072
+_PLAIN_MIN = 64
+"""So many new ones are worth a savepoint, by which they can be added without asking for each whether it is there."""
 
 # Names of participants cannot meet those of events: an idempotency key is never this long.
 _NAME_PREFIX = "participant:" + " " * 256
@@ -61,6 +64,7 @@ with added as (
 )
 select count(*), (select xmin::text from added limit 1) from added
 """
+_ADD_PLAINLY = _ADD.replace("on conflict do nothing", "")
 
 _NAME_THE_NAMELESS = """
 with named as (
@@ -83,13 +87,14 @@ _Key = tuple[str, str]
 class _Known:
     """What Postgres is known to have for good, the latest `_REMEMBERED_MAX` of each: whose name, and who has a row.
 
-    `often_new`: of those last met that were not known here, Postgres had not half.
+    `often_new`: of those last met that were not known here, Postgres had not half. `all_new`: it had none.
     """
 
     def __init__(self) -> None:
         self.by_external: dict[_Key, str] = {}
         self.alone: dict[_Key, str] = {}
         self.often_new = True
+        self.all_new = False
         self._added: Sequence[_Sight] = ()
         self._mark = ""
 
@@ -172,10 +177,32 @@ async def participants(jobs: Sequence[Job], connection: AsyncConnection[Any]) ->
     decided: dict[_Key, str] = {}
     sights, keys = _sights(jobs, decided)
     # Where most are new, adding them tells which are not.
-    new = sights if _known.often_new else await _look(sights, decided, connection)
+    looked = not _known.often_new
+    new = await _look(sights, decided, connection) if looked else sights
     if sights:
-        _known.often_new = 2 * await _add(new, decided, connection) >= len(sights)
+        plainly = looked or _known.all_new
+        added = await _add_plainly(new, connection) if plainly else 0
+        added = added or await _add(new, decided, connection)
+        _known.often_new = 2 * added >= len(sights)
+        _known.all_new = added == len(sights)
     return [None if key is None else {"participant_id": decided[key]} for key in keys]
+
+
+async def _add_plainly(new: Sequence[_Sight], connection: AsyncConnection[Any]) -> int:
+    """Add the sights, all of which seem to be new, and return how many; 0 if one of them was not, or it is not worth it.
+
+    A third cheaper than where Postgres is to expect rows that are there: it then looks for each of them first.
+    """
+    if len(new) < _PLAIN_MIN or len({(sight.program, sight.participant) for sight in new}) < len(new):
+        return 0
+    try:
+        async with connection.transaction():
+            cursor = await connection.execute(_ADD_PLAINLY, _columns(new))
+            added, mark = await cursor.fetchone() or (0, "")
+    except UniqueViolation:
+        return 0
+    _known.added(new, mark)
+    return int(added)
 
 
 async def _add(new: Sequence[_Sight], decided: dict[_Key, str], connection: AsyncConnection[Any]) -> int:

@@ -136,10 +136,10 @@ def test_as_many_spans_are_made_as_are_asked_for(connection: psycopg.Connection)
 
 def test_new_events_are_in_no_span(connection: psycopg.Connection) -> None:
     now = datetime.now(UTC)
-    for seconds in (10, 20, 40):
+    for seconds in (0, 9, 19):
         insert(connection, event_row(created_at=now - timedelta(seconds=seconds)))
     assert make(connection, events=1) == 0
-    assert one(connection, "select ripe_to < now() - interval '59 seconds' from headrace.spans_progress")
+    assert one(connection, "select ripe_to < now() - interval '19 seconds' from headrace.spans_progress")
 
 
 def test_a_transaction_that_inserts_holds_back_the_spans_of_its_time(connection: psycopg.Connection, url: str) -> None:
@@ -177,9 +177,9 @@ def test_a_late_event_and_the_making_of_spans_wait_for_each_other(connection: ps
 def test_a_late_event_is_refused_where_a_new_span_would_not_be_seen(connection: psycopg.Connection, url: str) -> None:
     with psycopg.connect(url) as inserting:
         inserting.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        insert(inserting, event_row(created_at=datetime.now(UTC)))
+        insert(inserting, event_row(created_at=datetime.now(UTC) - timedelta(seconds=5)))
         with pytest.raises(psycopg.errors.RaiseException):
-            insert(inserting, some_event(1))
+            insert(inserting, event_row(created_at=datetime.now(UTC) - timedelta(seconds=11)))
     assert one(connection, "select count(*) from headrace.events") == 0
 
 

@@ -19,6 +19,13 @@ pytestmark = pytest.mark.anyio
 READER = EventReader(1_000)
 
 
+@pytest.fixture(autouse=True, params=[1, 64], ids=["plainly", "few"])
+def plain_min(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds as well where new ones are first added as if none of them were there."""
+    monkeypatch.setattr(module, "_PLAIN_MIN", request.param)
+    monkeypatch.setattr(module._known, "all_new", True)  # noqa: SLF001 - what it holds is its own business
+
+
 def _job(program: str, **fields: object) -> Job:
     return Job(READER.read(payload(program, str(uuid.uuid4()), **fields)), 1, datetime.now(UTC))
 
@@ -163,6 +170,39 @@ async def test_what_is_remembered_is_bounded(
     for _ in range(3):
         assert await _handle(database_url, *jobs) == first
     assert len(module._known.by_external) == 2  # noqa: SLF001
+
+
+@pytest.mark.parametrize("often_new", [True, False])
+async def test_many_new_ones_are_added_though_one_is_there(
+    database_url: str, program_id: str, monkeypatch: pytest.MonkeyPatch, *, often_new: bool
+) -> None:
+    """The one is added by somebody else, in the meantime or long ago."""
+    monkeypatch.setattr(module._known, "often_new", often_new)  # noqa: SLF001
+    there = str(uuid.uuid4())
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "insert into headrace.participants (program_id, participant_id, external_id, first_event_id, created_at)"
+            " values (%s, %s, '70', %s, now())",
+            (program_id, there, uuid.uuid4()),
+        )
+    for names in (range(100), range(100, 200), range(50, 250)):
+        jobs = [_job(program_id, external_id=str(name)) for name in names]
+        said = await _handle(database_url, *jobs, *jobs)
+        known = _known(database_url, program_id)
+        assert said == [known[str(name)] for name in names] * 2
+    assert known.keys() == {str(name) for name in range(250)}
+    assert known["70"] == there
+
+
+async def test_none_of_many_new_ones_is_looked_for(
+    database_url: str, program_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once those before were all new: `on conflict` would look for each."""
+    monkeypatch.setattr(module, "_ADD", "select no_such_column")
+    monkeypatch.setattr(module._known, "often_new", True)  # noqa: SLF001
+    for names in (range(100), range(100, 200)):
+        await _handle(database_url, *(_job(program_id, external_id=str(name)) for name in names))
+    assert _known(database_url, program_id).keys() == {str(name) for name in range(200)}
 
 
 async def test_two_workers_do_not_lock_each_other(database_url: str) -> None:
