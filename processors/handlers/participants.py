@@ -180,8 +180,7 @@ async def participants(jobs: Sequence[Job], connection: AsyncConnection[Any]) ->
     looked = not _known.often_new
     new = await _look(sights, decided, connection) if looked else sights
     if sights:
-        plainly = looked or _known.all_new
-        added = await _add_plainly(new, connection) if plainly else 0
+        added = await _add_plainly(new, connection) if looked or _known.all_new else 0
         added = added or await _add(new, decided, connection)
         _known.often_new = 2 * added >= len(sights)
         _known.all_new = added == len(sights)
@@ -189,7 +188,7 @@ async def participants(jobs: Sequence[Job], connection: AsyncConnection[Any]) ->
 
 
 async def _add_plainly(new: Sequence[_Sight], connection: AsyncConnection[Any]) -> int:
-    """Add the sights, all of which seem to be new, and return how many; 0 if one of them was not, or it is not worth it.
+    """Add the sights, all of which seem to be new; how many, or 0 if one was not new or a savepoint is not worth it.
 
     A third cheaper than where Postgres is to expect rows that are there: it then looks for each of them first.
     """

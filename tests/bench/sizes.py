@@ -6,9 +6,9 @@ import msgspec
 class Sizes(msgspec.Struct, frozen=True):
     """Amounts and times of a run. Times in seconds."""
 
-    warm_s: float = 1.5
+    warm_s: float = 3.0
     round_s: float = 1.5
-    rounds: int = 9
+    rounds: int = 11
     drains: int = 3
     backlog_records: int = 500_000
     plain_records: int = 40_000

@@ -307,7 +307,7 @@ def test_good_events_are_read_together_as_they_are_one_by_one(
         assert together == [READER.read(text) for text in texts]
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.lists(hostile_objects, min_size=1, max_size=4), rngs)
 def test_no_bad_event_hides_in_a_batch(values: list[Pairs], rng: random.Random) -> None:
     data = [spell(value, rng, shuffle=True) for value in values]
