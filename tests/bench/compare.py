@@ -1,20 +1,46 @@
 """Whether several runs say the same: their ratios, since those hold on a noisy machine."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
-from tests.bench.report import Report
+from tests.bench.cpu import beside
+from tests.bench.report import Report, Row
 
 APART_MAX = 0.15
 
 
+_GATEWAY = re.compile("gateway, (?P<said>.+), (?:strict|deferred)")
+_PROCESSORS = re.compile("processors, (?P<path>.+) path")
+
+
 def ratios(report: Report) -> dict[str, float]:
-    """Every ratio of a run by its name."""
+    """Every ratio of a run by its name.
+
+    Made from the rounds where they were kept: up to `2026-11-28-15` a run's own ratios were medians.
+    """
     found = {}
+    rounds = {row.what: row.details["process_us"] for row in report.rows if "process_us" in row.details}
     for row in report.rows:
-        for name, ratio in (("÷ baseline", row.to_baseline), ("÷ limit", row.to_limit)):
+        for name, ratio, others in _compared(row):
+            if row.what in rounds and all(other in rounds for other in others):
+                summed = [sum(each) for each in zip(*(rounds[other] for other in others), strict=True)]
+                ratio = beside(rounds[row.what], summed)
             if ratio is not None:
                 found[f"{row.what} {name}"] = ratio
     return found
+
+
+def _compared(row: Row) -> Iterator[tuple[str, float | None, list[str]]]:
+    """A row's ratios, with the rows that it stands beside; what is added up where there are several."""
+    baseline, limit = [], []
+    if match := _GATEWAY.fullmatch(row.what):
+        baseline = [f"baseline: the route done plainly, {match['said']}"]
+        limit = [f"limit: read and answer only, {match['said']}"]
+    elif match := _PROCESSORS.fullmatch(row.what):
+        baseline = ["baseline: plain Faust, minimal work"]
+        limit = ["limit: consume only", f"limit: COPY only, {match['path']} indexes"]
+    yield "÷ baseline", row.to_baseline, baseline
+    yield "÷ limit", row.to_limit, limit
 
 
 def spreads(reports: Sequence[Report]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.bench.compare import compare
+from tests.bench.compare import compare, ratios
 from tests.bench.cpu import beside
 from tests.bench.load import Load, Order, Target
 from tests.bench.report import Goal, Report, Row, markdown, table
@@ -51,10 +51,20 @@ def test_runs_agree_within_fifteen_percent_and_not_beyond() -> None:
     assert "gateway ÷ baseline: 0.500, 0.580" in text
 
 
-def test_one_slow_round_does_not_move_a_ratio() -> None:
-    assert beside([10.0, 30.0, 10.0], [20.0, 20.0, 20.0]) == 0.5
-    assert beside([10.0, 15.0, 10.0], [20.0, 30.0, 20.0]) == 0.5  # slow for both
-    assert beside([1.0, 2.0], [0.0, 4.0]) == 0.5  # a round below the clock's ticks says nothing
+def test_runs_are_held_together_by_their_rounds() -> None:
+    """Whatever a run's own table said."""
+    ours = Row("processors, default path", "processors", to_limit=9.0, details={"process_us": [30.0, 50.0]})
+    limit = [
+        Row("limit: consume only", "processors", details={"process_us": [7.0, 9.0]}),
+        Row("limit: COPY only, default indexes", "processors", details={"process_us": [1.0, 3.0]}),
+    ]
+    assert ratios(Report("2026-01-01", 1.0, {}, {}, {}, [ours, *limit])) == {"processors, default path ÷ limit": 4.0}
+
+
+def test_a_ratio_is_of_all_rounds_together() -> None:
+    assert beside([10.0, 20.0, 15.0], [20.0, 40.0, 30.0]) == 0.5  # slow for both
+    assert beside([10.0, 30.0, 20.0], [20.0, 60.0, 80.0]) == 0.375
+    assert beside([1.0, 2.0], [0.0, 4.0]) == 0.75  # a round below the clock's ticks
     assert beside([1.0], [0.0]) is None
 
 
