@@ -21,10 +21,10 @@ def ratios(report: Report) -> dict[str, float]:
     found = {}
     rounds = {row.what: row.details["process_us"] for row in report.rows if "process_us" in row.details}
     for row in report.rows:
-        for name, ratio, others in _compared(row):
-            if row.what in rounds and all(other in rounds for other in others):
-                summed = [sum(each) for each in zip(*(rounds[other] for other in others), strict=True)]
-                ratio = beside(rounds[row.what], summed)
+        for name, said, others in _compared(row):
+            kept = others and all(other in rounds for other in (row.what, *others))
+            summed = [sum(each) for each in zip(*(rounds[other] for other in others), strict=True)] if kept else []
+            ratio = beside(rounds[row.what], summed) if kept else said
             if ratio is not None:
                 found[f"{row.what} {name}"] = ratio
     return found
