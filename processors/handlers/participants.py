@@ -21,6 +21,9 @@ from schemas.identity import event_id, uuid_text
 _REMEMBERED_MAX = 131_072
 _PLAIN_MIN = 64
 """So many new ones are worth a savepoint, by which they can be added without asking for each whether it is there."""
+_SURE_AFTER = 16
+"""Where nobody has looked they are taken to be new after so many times that all were: who errs leaves an error in
+Postgres' log."""
 
 # Names of participants cannot meet those of events: an idempotency key is never this long.
 _NAME_PREFIX = "participant:" + " " * 256
@@ -87,14 +90,15 @@ _Key = tuple[str, str]
 class _Known:
     """What Postgres is known to have for good, the latest `_REMEMBERED_MAX` of each: whose name, and who has a row.
 
-    `often_new`: of those last met that were not known here, Postgres had not half. `all_new`: it had none.
+    `often_new`: of those last met that were not known here, Postgres had not half. `all_new`: how often in a row
+    it had none.
     """
 
     def __init__(self) -> None:
         self.by_external: dict[_Key, str] = {}
         self.alone: dict[_Key, str] = {}
         self.often_new = True
-        self.all_new = False
+        self.all_new = 0
         self._added: Sequence[_Sight] = ()
         self._mark = ""
 
@@ -180,10 +184,11 @@ async def participants(jobs: Sequence[Job], connection: AsyncConnection[Any]) ->
     looked = not _known.often_new
     new = await _look(sights, decided, connection) if looked else sights
     if sights:
-        added = await _add_plainly(new, connection) if looked or _known.all_new else 0
+        sure = looked or _known.all_new >= _SURE_AFTER
+        added = await _add_plainly(new, connection) if sure else 0
         added = added or await _add(new, decided, connection)
         _known.often_new = 2 * added >= len(sights)
-        _known.all_new = added == len(sights)
+        _known.all_new = _known.all_new + 1 if added == len(sights) else 0
     return [None if key is None else {"participant_id": decided[key]} for key in keys]
 
 

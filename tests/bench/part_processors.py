@@ -1,7 +1,7 @@
 """The processors: a prepared backlog is drained by ours, by plain Faust, and by what does only a part of the work.
 
 Ours twice: the default path, and the minimal one that does what the others do: dedupe and one row, a primary key and
-one index, no handlers. Everything in turns, several times: a ratio is the median of the rounds.
+one index, no handlers. Everything in turns, several times.
 """
 
 from collections.abc import Iterator, Sequence
