@@ -27,6 +27,7 @@ from tests.schemas.spellings import (
     spell,
     values,
 )
+from tests.timing import nothing_else_to_collect
 
 READER = EventReader(65_536)
 rngs = st.randoms(use_true_random=False)
@@ -278,9 +279,11 @@ def test_a_fault_at_the_end_of_a_large_event_is_found_in_bounded_time(unit: str,
     """Who holds a key may send 8 MiB of this: it must not stop the gateway for others."""
     count = 1024 * 1024 // len(unit)
     raw = event_text(event_data=f'{{"a":[{unit * count}{fault}]}}', foo="1")
-    begun_at = time.process_time()
-    error = refused(raw)
-    assert time.process_time() - begun_at < 2
+    with nothing_else_to_collect():
+        begun_at = time.process_time()
+        error = refused(raw)
+        took_s = time.process_time() - begun_at
+    assert took_s < 2
     assert error.field.startswith(f"event_data.a[{count}]")
 
 
