@@ -4,13 +4,14 @@ The window's spans (migration 0005) tell how far their events lie towards the or
 What lies outside of that, such as all that is newer than the window, need not be walked. The few spans that reach
 farthest are read as a whole: so single events far from all others make no walk longer, and where they fill a page,
 its last event tells where the walk may end. Where a walk would pass many other spans all the same, more are read. The
-newest events, which are in no span yet, are in fresh ones (migration 0007), which serve for the same.
+newest events, which are in no span yet, are looked at for the same.
 """
 
 from collections.abc import Container
 from typing import LiteralString, NamedTuple
 
 from gateway.places import Order, Places, first, sorted_by
+from gateway.queries import FILTERS
 
 _SPANS_READ = 4
 """Spans that are read as a whole."""
@@ -18,6 +19,8 @@ _SPANS_READ_MORE = 20
 """Further spans that are read where the first do not fill a page, or where the walk would be too long."""
 _SPANS_PASSED_MAX = 20
 """A walk past more spans than this, which have nothing to do with the window, is too long."""
+_NEWEST_MAX = 50_000
+"""The newest events are looked at up to this many; where there are more, these may lie anywhere."""
 
 
 def params() -> dict[str, int]:
@@ -26,6 +29,7 @@ def params() -> dict[str, int]:
         "spans_read": _SPANS_READ,
         "spans_read_more": _SPANS_READ_MORE,
         "spans_passed_max": _SPANS_PASSED_MAX,
+        "newest_max": _NEWEST_MAX,
     }
 
 
@@ -43,6 +47,7 @@ class _Way(NamedTuple):
     until: LiteralString
     bound: LiteralString
     """The filter that says where a window on the event timestamp itself begins."""
+    beginning: LiteralString
     end: LiteralString
 
 
@@ -59,6 +64,7 @@ _DOWN = _Way(
     behind="<",
     until=">=",
     bound="event_to",
+    beginning="infinity",
     end="-infinity",
 )
 _UP = _Way(
@@ -69,6 +75,7 @@ _UP = _Way(
     behind=">",
     until="<=",
     bound="event_from",
+    beginning="-infinity",
     end="infinity",
 )
 
@@ -91,7 +98,7 @@ def walks(
     between = (f"(e.event_timestamp, e.id) {way.behind} ({begin})", f"e.event_timestamp {way.until} {end}")
     walk = first(sorted_by("event_timestamp", kinds), ("(select yes from wide)", *between, *windows), order)
     asked = (*windows, *((order.behind,) if paged else ()))
-    return f"""{_spans(spans)},
+    return f"""{_spans(given, kinds, spans)},
 {_read_near(given, order, kinds, asked, way, paged=paged)},
 far as materialized (
     select * from reached where (select instant from filled) is null
@@ -159,13 +166,23 @@ filled (instant) as materialized (
 )"""  # noqa: S608 - of literals
 
 
-def _spans(spans: list[LiteralString]) -> LiteralString:
-    """The spans that may hold events of the list."""
+def _spans(given: Container[str], kinds: Places, spans: list[LiteralString]) -> LiteralString:
+    """The spans that may hold events of the list, the newest events being one of them, unless there are too many."""
+    window = [FILTERS[name].condition for name in ("from", "to") if name in given]
+    newest = ["(select yes from wide)", "e.created_at >= (select made_to from made)", *window]
     return f"""
+newest as materialized (
+    select min(found.event_timestamp) as event_min, max(found.event_timestamp) as event_max, count(*) as events
+    from (select found.event_timestamp from {kinds.joined} cross join lateral (
+        select e.event_timestamp from headrace.events e where {" and ".join((*kinds.conditions, *newest))}
+        order by e.created_at limit %(newest_max)s + 1
+    ) found limit %(newest_max)s + 1) found
+),
 reached as not materialized (
     select span.* from (
         select created_from, created_to, event_min, event_max from headrace.spans where (select yes from wide)
-        union all select created_from, created_to, event_min, event_max from fresh where (select yes from wide)
+        union all
+        select made_to, 'infinity', event_min, event_max from made, newest where events between 1 and %(newest_max)s
     ) span where {" and ".join(spans) or "true"}
 )"""  # noqa: S608 - of literals
 
@@ -173,7 +190,10 @@ reached as not materialized (
 def _reach(way: _Way, spans: LiteralString, read: LiteralString) -> LiteralString:
     """How far the events reach that are in none of the first `read` spans; where there are none, nothing is reached."""
     unread: LiteralString = f"order by {way.reach} {way.direction} offset {read} limit 1"
-    return f"select coalesce((select {way.reach} from {spans} {unread}), '{way.end}')::timestamptz"  # noqa: S608 - of literals
+    return f"""select case
+        when (select events > %(newest_max)s from newest) then '{way.beginning}'
+        else coalesce((select {way.reach} from {spans} {unread}), '{way.end}')
+    end::timestamptz"""  # noqa: S608 - of literals
 
 
 def _begin(given: Container[str], way: _Way, read: LiteralString, *, paged: bool) -> LiteralString:

@@ -10,12 +10,11 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from processors.encoding import event_microseconds, instant
 from processors.handling import storable_text
 from processors.pipeline import Owner, Repeat
 from processors.ports import Part, Record
 from processors.records import Arrival, BadRecord, record_time
-from processors.rows import COPY, Row, encode_rows, first_created
+from processors.rows import COPY, Row, encode_rows
 from schemas.identity import uuid_text
 from schemas.timestamps import timestamp_text
 
@@ -81,20 +80,10 @@ async def inserting_events(connection: Connection, rows: Sequence[Row], now: dat
     if not rows:
         yield
         return
-    await _note_fresh(connection, rows, now)
     async with connection.cursor() as cursor, cursor.copy(COPY) as copy:
         for piece in encode_rows(sorted(rows, key=_program), now):
             await copy.write(piece)
         yield
-
-
-async def _note_fresh(connection: Connection, rows: Sequence[Row], now: datetime) -> None:
-    """Say between which event timestamps the rows lie, for lists within windows (migration 0007)."""
-    times = [event_microseconds(row.arrival.columns) for row in rows]
-    await connection.execute(
-        "select headrace.note_fresh(%s, %s, %s, %s, %s)",
-        (first_created(len(rows), now), now, instant(min(times)), instant(max(times)), len(rows)),
-    )
 
 
 def _program(row: Row) -> bytes:

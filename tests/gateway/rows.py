@@ -19,7 +19,7 @@ def copies(database_url: str) -> Iterator[psycopg.Connection]:
     """A connection with empty copies of the lists' tables, indexes included: other tests' events stay out of them."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("set timezone = 'UTC'")
-        for table in ("events", "spans", "fresh_spans"):
+        for table in ("events", "spans"):
             connection.execute(f"create temporary table {table} (like headrace.{table} including all)".encode())
         yield connection
 
