@@ -19,6 +19,31 @@ made (made_to) as materialized (
     select coalesce((select created_to from headrace.spans order by created_from desc limit 1), '-infinity')
 )"""
 """Up to where there are spans (migration 0005)."""
+FRESH: LiteralString = """
+fresh as materialized (
+    select greatest(min(created_from), (select made_to from made)) as created_from,
+           max(created_from) + interval '250 ms' as created_to, min(event_min) as event_min, max(event_max) as event_max
+    from (
+        select *, (sum(events) over (order by created_from) - events)::bigint / %(fresh_events)s as number from (
+            select f.created_from, sum(f.events) as events, min(f.event_min) as event_min, max(f.event_max) as event_max
+            from headrace.fresh_spans f
+            where f.created_from > (select made_to from made) - interval '250 ms' and not (select yes from untold)
+            group by f.created_from
+        ) quarter
+    ) numbered group by number
+    union all select made_to, 'infinity', '-infinity', 'infinity' from made where (select yes from untold)
+)"""
+"""As spans, the newest events, which are in none: some `fresh_events` each, or a quarter of a second (migration 0007).
+
+Where somebody inserted events without a word, one span that may hold anything. It follows on `made` and `untold`.
+"""
+UNTOLD: LiteralString = """
+untold (yes) as materialized (
+    select exists (
+        select from headrace.fresh_spans where created_from > (select made_to from made) and event_max = 'infinity'
+    ) or not exists (select from headrace.fresh_spans where created_from = '-infinity')
+)"""
+"""Whether some of the newest events may be in no fresh span."""
 
 _KINDS: LiteralString = (
     "unnest(%(statuses)s::headrace.status[]) s (status)"

@@ -4,7 +4,8 @@ The window's spans (migration 0005) tell how far their events lie towards the or
 What lies outside of that, such as all that is newer than the window, need not be walked. The few spans that reach
 farthest are read as a whole: so single events far from all others make no walk longer, and where they fill a page,
 its last event tells where the walk may end. Where a walk would pass many other spans all the same, more are read. The
-newest events, which are in no span yet, are looked at for the same.
+newest events, which are in no span yet, are in fresh ones (migration 0007), which serve for the same; where nothing is
+told of some, all of the newest are looked at.
 """
 
 from collections.abc import Container
@@ -19,8 +20,9 @@ _SPANS_READ_MORE = 20
 """Further spans that are read where the first do not fill a page, or where the walk would be too long."""
 _SPANS_PASSED_MAX = 20
 """A walk past more spans than this, which have nothing to do with the window, is too long."""
+
 _NEWEST_MAX = 50_000
-"""The newest events are looked at up to this many; where there are more, these may lie anywhere."""
+"""Events of which nothing is told are looked at up to this many; where there are more, these may lie anywhere."""
 
 
 def params() -> dict[str, int]:
@@ -167,20 +169,24 @@ filled (instant) as materialized (
 
 
 def _spans(given: Container[str], kinds: Places, spans: list[LiteralString]) -> LiteralString:
-    """The spans that may hold events of the list, the newest events being one of them, unless there are too many."""
+    """The spans that may hold events of the list, events of which nothing is told one of them, if not too many."""
     window = [FILTERS[name].condition for name in ("from", "to") if name in given]
-    newest = ["(select yes from wide)", "e.created_at >= (select made_to from made)", *window]
+    wide: tuple[LiteralString, LiteralString] = ("(select yes from wide)", "(select yes from untold)")
+    asked = (*kinds.conditions, *wide, "e.created_at >= (select made_to from made)", *window)
     return f"""
 newest as materialized (
     select min(found.event_timestamp) as event_min, max(found.event_timestamp) as event_max, count(*) as events
     from (select found.event_timestamp from {kinds.joined} cross join lateral (
-        select e.event_timestamp from headrace.events e where {" and ".join((*kinds.conditions, *newest))}
+        select e.event_timestamp from headrace.events e where {" and ".join(asked)}
         order by e.created_at limit %(newest_max)s + 1
     ) found limit %(newest_max)s + 1) found
 ),
 reached as not materialized (
     select span.* from (
         select created_from, created_to, event_min, event_max from headrace.spans where (select yes from wide)
+        union all
+        select created_from, created_to, event_min, event_max from fresh
+        where (select yes from wide) and not (select yes from untold)
         union all
         select made_to, 'infinity', event_min, event_max from made, newest where events between 1 and %(newest_max)s
     ) span where {" and ".join(spans) or "true"}

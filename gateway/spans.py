@@ -4,6 +4,7 @@ Any gateway makes them, a few at a time; of several, one does at a time. Nothing
 """
 
 import asyncio
+from typing import LiteralString
 
 import psycopg
 import structlog
@@ -18,7 +19,19 @@ _BETWEEN_S = 0.1
 _SPANS_MAX = 20
 """Spans a statement: some 50 ms."""
 _TIMEOUT_S = 5.0
-_FAULTS = (*DATABASE_FAULTS, psycopg.errors.UndefinedFunction)
+_FAULTS = (*DATABASE_FAULTS, psycopg.errors.UndefinedFunction, psycopg.errors.ReadOnlySqlTransaction)
+
+# Of fresh spans (migration 0007), those of what is in spans; not the row that says that the table is whole. One that
+# somebody holds is left for the next turn.
+_FORGET: LiteralString = """
+delete from headrace.fresh_spans fresh using (
+    select created_from, writer from headrace.fresh_spans
+    where created_from > '-infinity'
+      and created_from <= (select created_to from headrace.spans order by created_from desc limit 1) - interval '250 ms'
+    order by created_from limit %s for update skip locked
+) old where fresh.created_from = old.created_from and fresh.writer = old.writer returning 1
+"""
+_FORGOTTEN_MAX = 10_000
 
 _log = structlog.get_logger("headrace.gateway")
 
@@ -51,8 +64,17 @@ class Spans:
             return 0
         return int(rows[0][0])
 
+    async def forget(self) -> int:
+        """Forget fresh spans of which nobody asks any more; how many. None are where Postgres is at fault."""
+        try:
+            return len(await self._database.rows(_FORGET, [_FORGOTTEN_MAX], timeout_s=_TIMEOUT_S))
+        except _FAULTS as error:
+            _log.debug("no fresh spans were forgotten", reason=" ".join(str(error).split()))
+            return 0
+
     async def _make_forever(self) -> None:
         while True:
             made = await self.make()
+            await self.forget()
             # A table full of events without spans takes its turns with whatever else Postgres does.
             await asyncio.sleep(_BETWEEN_S if made == _SPANS_MAX else _PAUSE_S)

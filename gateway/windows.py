@@ -3,14 +3,14 @@
 The events of a narrow window are collected and sorted. Of a wide one the order is walked, and spans (migration 0005)
 tell which part of it: each is a stretch of creation time, with the earliest and the latest event timestamp in it. By
 `created_at`, only the spans that have event timestamps within the window are walked, one after the other; for the other
-order see :mod:`gateway.reaches`. The newest events are in no span yet.
+order see :mod:`gateway.reaches`. The newest events are in no span yet, but in fresh ones (migration 0007).
 """
 
 from collections.abc import Iterable
 from typing import LiteralString
 
 from gateway import reaches
-from gateway.places import MADE, Order, Places, first, sorted_by
+from gateway.places import FRESH, MADE, UNTOLD, Order, Places, first, sorted_by
 from gateway.queries import FILTERS
 
 COLLECTED_MAX = 5_000
@@ -43,7 +43,7 @@ _INTO_SPAN: dict[str, LiteralString] = {
 
 def params() -> dict[str, int]:
     """The limits, as parameters of the statement."""
-    return {"collected_max": COLLECTED_MAX, **reaches.params()}
+    return {"collected_max": COLLECTED_MAX, "fresh_events": COLLECTED_MAX, **reaches.params()}
 
 
 def page(given: Iterable[str], order: Order, kinds: Places, *, paged: bool) -> LiteralString:
@@ -74,7 +74,7 @@ def _narrow(order: Order, kinds: Places, times: list[str], behind: tuple[Literal
     places = sorted_by(other, kinds)
     of_window = [FILTERS[name].condition for name in times if name in _OF_OTHER[order.column]]
     others = [FILTERS[name].condition for name in times if name not in _OF_OTHER[order.column]]
-    return f"""{MADE},
+    return f"""{MADE},{UNTOLD},{FRESH},
 collected as materialized (
     select found.* from {places.joined} cross join lateral (
         select e.id, e.created_at, e.event_timestamp from headrace.events e
@@ -97,23 +97,23 @@ def _by_created_at(
     if paged:
         within = (_INTO_SPAN[direction], *within)
     walk = first(kinds, (*within, *windows), order)
-    # The newest are walked to their end where none of them is in the window: not before they are needed.
+    asked: LiteralString = " and ".join(("(select yes from wide)", *spans))
+    # In ascending order they come last: not before they are needed.
     needed: LiteralString = "" if direction == "desc" else " and (select count(*) from walked) < %(rows)s"
     return f"""
-walked as (
-    select found.id, found.instant
-    from (select span.created_from, span.created_to from headrace.spans span
-          where {" and ".join(("(select yes from wide)", *spans))}) span
-    cross join lateral ({walk}) found
-    order by span.created_from {direction}, found.instant {direction}, found.id {direction} limit %(rows)s
-),
-newest as (
-    select found.id, found.instant
-    from (select made_to as created_from, 'infinity'::timestamptz as created_to from made
-          where (select yes from wide){needed}) span
-    cross join lateral ({walk}) found
-),
+walked as ({_walked("headrace.spans", asked, walk, direction)}),
+newest as ({_walked("fresh", f"{asked}{needed}", walk, direction)}),
 page as (
     select id, instant from narrow
     union all select id, instant from walked
     union all select id, instant from newest"""  # noqa: S608 - of literals
+
+
+def _walked(spans: LiteralString, asked: LiteralString, walk: LiteralString, direction: LiteralString) -> LiteralString:
+    """The first events of those spans, one span after the other."""
+    return f"""
+    select found.id, found.instant from (
+        select span.created_from, span.created_to from {spans} span where {asked} order by span.created_from {direction}
+    ) span
+    cross join lateral ({walk}) found
+    order by span.created_from {direction}, found.instant {direction}, found.id {direction} limit %(rows)s"""  # noqa: S608 - of literals

@@ -8,7 +8,7 @@ makes the same bytes in a fraction of the time, where an installation has it.
 """
 
 import struct
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from schemas.event import Event
 from schemas.identity import uuid_ascii
@@ -47,6 +47,8 @@ _json_head = struct.Struct("!iB").pack
 _COUNTED_AT = 24  # after a partition of 4 bytes and an offset of 8, and the length of each of the three
 _counted = struct.Struct("!q").pack
 int8 = struct.Struct("!iq").pack
+_TIMESTAMP_AT = 96  # behind these three and three ids of 16 bytes, and the length of each of the seven
+_timestamp = struct.Struct("!q").unpack_from
 
 # No name before it can hold it: quotes inside of names are escaped.
 _AFTER_NAMES = b'"event_timestamp":'
@@ -107,10 +109,21 @@ def counted_up_to(columns: bytes, counted_offset: int) -> bytes:
     return columns[:_COUNTED_AT] + _counted(counted_offset) + columns[_COUNTED_AT + 8 :]
 
 
+def event_microseconds(columns: bytes) -> int:
+    """The event timestamp among an event's own columns, as Postgres counts."""
+    microseconds_: int = _timestamp(columns, _TIMESTAMP_AT)[0]
+    return microseconds_
+
+
 def _names(event: Event) -> bytes:
     record = event.record
     # The event begins with program_id and idempotency_key as they are wanted here, encoded already.
     return b"".join((b'{"id":"', uuid_ascii(event.id), b'",', record[1 : record.index(_AFTER_NAMES)]))
+
+
+def instant(microseconds: int) -> datetime:
+    """The instant of a count of microseconds since 2000."""
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def microseconds(instant: datetime) -> int:

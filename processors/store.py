@@ -7,14 +7,15 @@ from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError, errors
 from psycopg.types.json import Jsonb
 
+from processors.encoding import event_microseconds, instant
 from processors.handling import storable_text
 from processors.pipeline import Owner, Repeat
 from processors.ports import Part, Record
 from processors.records import Arrival, BadRecord, record_time
-from processors.rows import COPY, Row, encode_rows
+from processors.rows import COPY, Row, encode_rows, first_created
 from schemas.identity import uuid_text
 from schemas.timestamps import timestamp_text
 
@@ -25,6 +26,10 @@ EVENTS_KEY = "events_pkey"
 
 CONFLICTS_KEPT_MAX = 100
 """Conflicts that one event's row keeps; each is among the dead letters all the same."""
+
+
+class NotMigratedError(OperationalError):
+    """The database is older than this version, or closed to it. No event is to blame: it is waited for."""
 
 
 class RowsDifferError(Exception):
@@ -80,10 +85,23 @@ async def inserting_events(connection: Connection, rows: Sequence[Row], now: dat
     if not rows:
         yield
         return
+    await _note_fresh(connection, rows, now)
     async with connection.cursor() as cursor, cursor.copy(COPY) as copy:
         for piece in encode_rows(sorted(rows, key=_program), now):
             await copy.write(piece)
         yield
+
+
+async def _note_fresh(connection: Connection, rows: Sequence[Row], now: datetime) -> None:
+    """Say between which event timestamps the rows lie, for lists within windows (migration 0007)."""
+    times = [event_microseconds(row.arrival.columns) for row in rows]
+    try:
+        await connection.execute(
+            "select headrace.note_fresh(%s, %s, %s, %s, %s)",
+            (first_created(len(rows), now), now, instant(min(times)), instant(max(times)), len(rows)),
+        )
+    except (errors.UndefinedFunction, errors.UndefinedTable, errors.InsufficientPrivilege) as error:
+        raise NotMigratedError(f"run `headrace migrate`: {error}") from error
 
 
 def _program(row: Row) -> bytes:

@@ -17,6 +17,7 @@ from deploy.migrate import Migration
 from schemas.settings import Settings
 from schemas.topics import all_topics
 from tests.conftest import PARTITIONS
+from tests.gateway.rows import event_row, insert_events
 
 ALL = [f"{migration.version:04}_{migration.name}" for migration in migrate.read()]
 
@@ -71,6 +72,21 @@ def test_newer_database_is_refused(empty_database: str) -> None:
     migrate.migrate_database(empty_database, two)
     with pytest.raises(DeployError, match=r"newer than this version \(migration 0002\)"):
         migrate.migrate_database(empty_database, two[:1])
+
+
+@pytest.mark.parametrize("events", [0, 1])
+def test_of_events_from_before_fresh_spans_it_is_known_that_nothing_is_told(empty_database: str, events: int) -> None:
+    migrate.migrate_database(empty_database, [each for each in migrate.read() if each.version < 7])
+    for _ in range(events):
+        insert_events(empty_database, [event_row()])
+    migrate.migrate_database(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        rows = connection.execute(
+            """select event_min = '-infinity' and event_max = 'infinity',
+                      created_from between now() + interval '59 minutes' and now() + interval '1 hour'
+               from headrace.fresh_spans where created_from > '-infinity'"""
+        ).fetchall()
+    assert rows == [(True, True)] * events
 
 
 def test_topics_are_made_as_specified(kafka: str) -> None:

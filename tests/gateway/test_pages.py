@@ -57,6 +57,11 @@ from (select max(created_at) + interval '1 microsecond' as created_to,
       group by number / {SPAN}) spans
 order by created_to limit {EVENTS // SPAN - 1}
 """  # noqa: S608 - of literals
+# Of these, as a worker would have told.
+FRESH = """
+insert into pg_temp.fresh_spans select created_at, 0, event_timestamp, event_timestamp, 1 from pg_temp.events
+where created_at >= (select max(created_to) from pg_temp.spans)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,7 @@ def database(database_url: str) -> Iterator[psycopg.Connection]:
     with copies(database_url) as connection:
         connection.execute(FILL.encode())
         connection.execute(SPANS.encode())
+        connection.execute(FRESH)
         connection.execute("vacuum (analyze) pg_temp.events, pg_temp.spans")
         yield connection
 
@@ -72,6 +78,7 @@ def database(database_url: str) -> Iterator[psycopg.Connection]:
 class Cost(NamedTuple):
     """What a statement did: rows that its scans looked at, blocks of 8 kB, and the indexes (their columns) it used.
 
+    Rows of events and spans: fresh spans are far more here than where quarters of a second hold many events.
     Entries that an index is read past, since their condition is the index' own, are among the blocks alone.
     """
 
@@ -89,7 +96,9 @@ def explained(database: psycopg.Connection, query: ListQuery, programs: frozense
     nodes = list(_nodes(row[0][0]["Plan"]))
     plan = json.dumps(row[0], indent=1)
     assert not [each for each in nodes if each["Node Type"] == "Seq Scan" and each["Relation Name"] == "events"], plan
+    fresh = [each for each in nodes if each.get("Relation Name") == "fresh_spans"]
     scans = [each for each in nodes if each.get("Relation Name") == "events" or "Index Name" in each]
+    scans = [each for each in scans if each not in fresh]
     looked_at = sum(
         node["Actual Loops"]
         * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0))
@@ -294,6 +303,41 @@ def test_a_page_of_the_oldest_does_not_look_at_the_newest(database: psycopg.Conn
         database.execute("delete from pg_temp.spans where created_to > %s", [START + timedelta(minutes=MIDDLE)])
         cost = explained(database, wanted)
     assert cost.rows <= window_cost(places=3, spans_read=3), cost.plan
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("beside", [{}, {"program_id": COMMON_PROGRAM}, {"status": "COMPLETED"}])
+@pytest.mark.parametrize(
+    ("sort_by", "names", "first_minute"),
+    [
+        (
+            "created_at",
+            ("event_from", "event_to"),
+            200,
+        ),  # all of the newest are later than the window
+        ("created_at", ("event_from", "event_to"), EVENTS // 60 - 200),
+        ("event_timestamp", ("from", "to"), EVENTS // 60 - 200),
+    ],
+)
+def test_a_page_of_the_newest_does_not_look_at_all_that_are_in_no_span(
+    database: psycopg.Connection, sort_by: str, names: tuple[str, str], first_minute: int, beside: dict[str, str]
+) -> None:
+    wanted = query(**window(first_minute, 60, *names), **beside, sort_by=sort_by, sort_dir="desc")
+    with database.transaction(force_rollback=True):
+        database.execute("delete from pg_temp.spans where created_to > %s", [START + timedelta(minutes=MIDDLE)])
+        database.execute("delete from pg_temp.fresh_spans where created_from > '-infinity'")
+        database.execute(FRESH)
+        database.execute("analyze pg_temp.spans, pg_temp.fresh_spans")
+        cost = explained(database, wanted)
+        everything = explained(database, query(**window(*WIDE["everything"], *names), sort_by=sort_by, sort_dir="desc"))
+        database.execute("insert into pg_temp.fresh_spans values ('9999-01-01', 0, '-infinity', 'infinity', 0)")
+        blind = explained(database, wanted)
+    assert cost.rows <= window_cost(places=3 * ERAS, spans_read=3), cost.plan
+    # The first of them fill the page: the others are not begun.
+    assert everything.rows <= COLLECTED_MAX + (3 if sort_by == "created_at" else 40) * (LIMIT + 1) + 4 * SPAN, (
+        everything.plan
+    )
+    assert blind.rows > EVENTS // 4 or first_minute > MIDDLE
 
 
 FAR_OFF = """

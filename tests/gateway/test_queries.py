@@ -220,7 +220,7 @@ def put(database: psycopg.Connection, rows: list[dict[str, Any]]) -> None:
 
 
 def on_the_copy(statement: str) -> bytes:
-    return re.sub(r"headrace\.(events|spans)\b", r"pg_temp.\1", statement).encode()
+    return re.sub(r"headrace\.(events|spans|fresh_spans)\b", r"pg_temp.\1", statement).encode()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,10 @@ from tests.gateway.test_database import database_at
 
 Row = tuple[Any, ...]
 
-FRESH = "update headrace.spans_progress set ripe_to = '-infinity', next_to = '-infinity', next_xid = '0'"
+EMPTY = """
+truncate headrace.events, headrace.spans; delete from headrace.fresh_spans where created_from > '-infinity'
+"""
+ANEW = "update headrace.spans_progress set ripe_to = '-infinity', next_to = '-infinity', next_xid = '0'"
 # What spans may be made of in the next turn, if the clock had gone on for an hour.
 LATER = """
 update headrace.spans_progress
@@ -72,8 +75,8 @@ def url(database_url: str) -> str:
 def connection(url: str) -> Iterator[psycopg.Connection]:
     """A connection to a database without events."""
     with psycopg.connect(url, autocommit=True) as opened:
-        opened.execute("truncate headrace.events, headrace.spans")
-        opened.execute(FRESH)
+        opened.execute(EMPTY)
+        opened.execute(ANEW)
         yield opened
 
 
@@ -90,8 +93,8 @@ def test_every_event_lies_within_the_times_of_its_span(
     connection: psycopg.Connection, steps: list[tuple[int, int, str] | None], events: int
 ) -> None:
     """Events come at any moment, also within spans that are there; `None`: spans are made meanwhile."""
-    connection.execute("truncate headrace.events, headrace.spans")
-    connection.execute(FRESH)
+    connection.execute(EMPTY)
+    connection.execute(ANEW)
     inserted: list[tuple[datetime, datetime]] = []
     for step in steps:
         if step is None:
@@ -189,6 +192,110 @@ def test_a_database_restored_elsewhere_goes_on(connection: psycopg.Connection) -
     connection.execute("update headrace.spans_progress set next_to = now(), next_xid = '999999999'")
     assert one(connection, "select headrace.make_spans(2, 100)") == 0
     assert make(connection) == 1
+
+
+QUARTER = timedelta(milliseconds=250)
+NOTE = "select headrace.note_fresh(%s, %s, %s, %s, %s)"
+
+
+def fresh(connection: psycopg.Connection) -> list[Row]:
+    """All fresh spans in order, whoever wrote them."""
+    return connection.execute(
+        """select created_from, event_min, event_max, events from headrace.fresh_spans
+           where created_from > '-infinity' order by 1, 2"""
+    ).fetchall()
+
+
+def untold(connection: psycopg.Connection) -> list[timedelta]:
+    """How far ahead the spans lie which say that events may lie anywhere."""
+    return [
+        ahead
+        for (ahead,) in connection.execute(
+            """select created_from - now() from headrace.fresh_spans
+               where event_min = '-infinity' and event_max = 'infinity' and events = 0"""
+        )
+    ]
+
+
+def test_what_is_noted_is_put_together_by_quarters_of_a_second(connection: psycopg.Connection, url: str) -> None:
+    begin, end = moment(1) + timedelta(milliseconds=100), moment(1) + timedelta(milliseconds=499)
+    connection.execute(NOTE, [begin, end, moment(5), moment(6), 7])
+    connection.execute(NOTE, [end, end, moment(3), moment(4), 2])
+    with psycopg.connect(url) as other:
+        other.execute(NOTE, [end, end, moment(8), moment(9), 1])
+    assert fresh(connection) == [
+        (moment(1), moment(5), moment(6), 7),
+        (moment(1) + QUARTER, moment(3), moment(6), 9),
+        (moment(1) + QUARTER, moment(8), moment(9), 1),
+    ]
+
+
+def test_two_that_insert_at_one_moment_do_not_wait_for_each_other(connection: psycopg.Connection, url: str) -> None:
+    with psycopg.connect(url) as other:
+        other.execute(NOTE, [moment(1), moment(1), moment(8), moment(9), 1])
+        connection.execute("set lock_timeout = '50ms'")
+        connection.execute(NOTE, [moment(1), moment(1), moment(5), moment(6), 1])
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_events_of_which_nothing_is_told_are_noticed(connection: psycopg.Connection, url: str, *, noted: bool) -> None:
+    with psycopg.connect(url) as inserting:
+        with inserting.transaction():
+            # What another transaction has told, and what is undone, says nothing of these.
+            inserting.execute(NOTE, [moment(1), moment(1), moment(0), moment(0), 1])
+        with inserting.transaction(force_rollback=True):
+            inserting.execute(NOTE, [moment(1), moment(1), moment(0), moment(0), 1])
+        if noted:
+            inserting.execute(NOTE, [moment(1), moment(1), moment(0), moment(0), 1])
+        insert(inserting, some_event(1))
+    assert len(untold(connection)) == (0 if noted else 1)
+
+
+def test_what_a_copier_inserts_without_ordinary_triggers_is_noticed_too(connection: psycopg.Connection) -> None:
+    """A subscriber of logical replication, a restore with triggers disabled; only a superuser can act as one."""
+    assert one(connection, "select tgenabled from pg_trigger where tgname = 'events_untold'") == "A"
+
+
+def test_it_is_noticed_once_in_a_while_that_nothing_is_told(connection: psycopg.Connection, url: str) -> None:
+    """Whoever inserts without a word does not wait each time for another who does."""
+    with psycopg.connect(url) as other:
+        insert(other, some_event(1))
+        connection.execute("set lock_timeout = '50ms'")
+        insert(connection, some_event(2))
+        insert(connection, some_event(3))
+        assert len(untold(connection)) == 1
+    connection.execute("update headrace.fresh_spans set created_from = created_from - interval '31 minutes'")
+    insert(connection, some_event(4))
+    assert sorted(round(ahead / timedelta(minutes=1)) for ahead in untold(connection)) == [29, 29, 60]
+
+
+@pytest.mark.parametrize("removal", ["delete from headrace.spans", "truncate headrace.spans"])
+def test_of_events_whose_spans_are_removed_nothing_is_told(connection: psycopg.Connection, removal: str) -> None:
+    insert(connection, some_event(1))
+    insert(connection, some_event(2))
+    assert make(connection, events=1) == 1
+    connection.execute("delete from headrace.fresh_spans where created_from > '-infinity'")
+    connection.execute("update headrace.spans set event_max = event_max")
+    assert untold(connection) == []
+    connection.execute(removal.encode())
+    assert len(untold(connection)) == 1
+
+
+@pytest.mark.anyio
+async def test_a_gateway_forgets_what_is_in_spans_and_nothing_else(connection: psycopg.Connection, url: str) -> None:
+    for second in range(6):
+        connection.execute(NOTE, [moment(second), moment(second) + QUARTER, moment(0), moment(0), 1])
+    connection.execute("insert into headrace.spans values ('-infinity', %s, %s, %s)", [moment(3), moment(0), moment(0)])
+    async with database_at(url) as database:
+        with psycopg.connect(url) as inserting:  # one that is held is left
+            inserting.execute("select from headrace.fresh_spans where created_from = %s for update", [moment(0)])
+            assert await Spans(database).forget() == 5
+        assert await Spans(database).forget() == 1
+    left = [moment(3), moment(3) + QUARTER, moment(4), moment(4) + QUARTER, moment(5), moment(5) + QUARTER]
+    assert [begin for begin, *_ in fresh(connection)] == left
+    connection.execute("update headrace.spans set created_to = %s", [moment(3) + QUARTER - timedelta(microseconds=1)])
+    async with database_at(url) as database:  # a part of the first quarter is in no span
+        assert await Spans(database).forget() == 0
 
 
 @pytest.mark.anyio

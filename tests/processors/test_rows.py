@@ -10,14 +10,17 @@ from typing import Any
 from unittest import mock
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from processors import rows as rows_module
 from processors import store
+from processors.database import is_transient
 from processors.records import EXTERNAL, SYSTEM, arrived
 from processors.rows import COLUMNS, Row, encode_rows
 from schemas.reader import EventReader
+from tests.conftest import own_database
 from tests.processors.lab import record, rows
 
 READER = EventReader(4_000_000)
@@ -129,6 +132,18 @@ def _read(value: str | None, column: str) -> object:
     return json.loads(value, parse_float=Decimal)
 
 
+# Of this transaction: the events; those that lie within a fresh span; and whether no fresh span is wider than need be.
+_TOLD = """
+with made as (select * from headrace.events where xmin = pg_current_xact_id()::xid),
+told as (select * from headrace.fresh_spans where xmin = pg_current_xact_id()::xid)
+select count(*), (
+    select count(*) from made join told on created_at >= created_from and created_at < created_from + interval '250 ms'
+    and event_timestamp between event_min and event_max
+), (min(event_timestamp), max(event_timestamp), count(*)) =
+   all (select event_min, event_max, events from told) from made
+"""
+
+
 async def _round_trip(database_url: str, made: Sequence[Row], now: datetime) -> list[dict[str, Any]]:
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
         async with store.inserting_events(connection, made, now):
@@ -136,6 +151,8 @@ async def _round_trip(database_url: str, made: Sequence[Row], now: datetime) -> 
         query = f"select {', '.join(map(_selected, COLUMNS))} from headrace.events where id = any(%s::uuid[])"  # noqa: S608 - of names
         cursor = await connection.execute(query, (store.uuid_array(row.arrival.event.id for row in made),))
         found = await cursor.fetchall()
+        cursor = await connection.execute(_TOLD)
+        assert await cursor.fetchone() == (len(made), len(made), True)
         await connection.rollback()
     read: list[dict[str, Any]] = [
         {name: _read(value, name) for name, value in zip(COLUMNS, row, strict=True)} for row in found
@@ -156,6 +173,30 @@ def test_every_column_comes_back_as_it_went_in(database_url: str) -> None:
 
     with mock.patch.object(rows_module, "_ROWS_A_PIECE", 2):  # so that most streams have several pieces
         run()
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        "drop function headrace.note_fresh",
+        "drop trigger events_untold on headrace.events; drop table headrace.fresh_spans",
+        "revoke all on headrace.fresh_spans from current_user",
+    ],
+)
+def test_an_older_database_is_waited_for_and_no_event_is_to_blame(database_url: str, older: str) -> None:
+    fields = {"program_id": str(uuid.uuid4()), "idempotency_key": "k", "external_id": "u", "event_data": {}}
+    event = READER.read(json.dumps(fields | {"event_timestamp": LAST.isoformat()}).encode())
+    made = Row(arrived(event, record(b"", None, 1), LAST, SYSTEM), "COMPLETED", final=True, counted_offset=1)
+
+    async def insert() -> None:
+        async with await psycopg.AsyncConnection.connect(own_database(database_url)) as connection:
+            await connection.execute(older.encode())
+            async with store.inserting_events(connection, [made], LAST):
+                pass
+
+    with pytest.raises(store.NotMigratedError, match="headrace migrate") as caught:
+        asyncio.run(insert())
+    assert is_transient(caught.value)
 
 
 def test_the_ends_of_what_a_row_can_hold(database_url: str) -> None:
