@@ -5,7 +5,7 @@ The format: https://www.postgresql.org/docs/18/sql-copy.html#SQL-COPY-FILE-FORMA
 
 import struct
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 
@@ -51,11 +51,6 @@ class Row(msgspec.Struct, gc=False):
     error_code: str | None = None
     error_message: str | None = None
     result: bytes | None = None
-
-
-def first_created(rows: int, now: datetime) -> datetime:
-    """When the first of so many rows is created, if the last one is `now`."""
-    return now - timedelta(microseconds=rows - 1)
 
 
 def encode_rows(rows: Sequence[Row], now: datetime) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from processors.handling import storable_text
 from processors.pipeline import Owner, Repeat
 from processors.ports import Part, Record
 from processors.records import Arrival, BadRecord, record_time
-from processors.rows import COPY, Row, encode_rows, first_created
+from processors.rows import COPY, Row, encode_rows
 from schemas.identity import uuid_text
 from schemas.timestamps import timestamp_text
 
@@ -97,8 +97,8 @@ async def _note_fresh(connection: Connection, rows: Sequence[Row], now: datetime
     times = [event_microseconds(row.arrival.columns) for row in rows]
     try:
         await connection.execute(
-            "select headrace.note_fresh(%s, %s, %s, %s, %s)",
-            (first_created(len(rows), now), now, instant(min(times)), instant(max(times)), len(rows)),
+            "select headrace.note_fresh(%s - %s * interval '1 microsecond', %s, %s, %s, %s)",
+            (now, len(rows) - 1, now, instant(min(times)), instant(max(times)), len(rows)),
         )
     except (errors.UndefinedFunction, errors.UndefinedTable, errors.InsufficientPrivilege) as error:
         raise NotMigratedError(f"run `headrace migrate`: {error}") from error

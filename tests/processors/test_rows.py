@@ -164,7 +164,7 @@ async def _round_trip(database_url: str, made: Sequence[Row], now: datetime) -> 
 
 
 def test_every_column_comes_back_as_it_went_in(database_url: str) -> None:
-    @given(st.lists(made_rows(), min_size=1, max_size=5), times)
+    @given(st.lists(made_rows(), min_size=1, max_size=5), times | st.sampled_from([FIRST, LAST]))
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     def run(made: list[Row], now: datetime) -> None:
         found = asyncio.run(_round_trip(database_url, made, now))
