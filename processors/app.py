@@ -20,7 +20,7 @@ from mode.utils.logging import level_number
 
 from processors import connection, exits, metrics, transport
 from processors.chunks import ChunkSchema
-from processors.drain import Drain
+from processors.drain import CANCEL_S, Drain
 from processors.logs import configure
 from processors.ports import Processor
 from processors.producer import BatchSender
@@ -139,7 +139,7 @@ class WorkerApp(faust.App):
 
 
 class HeadraceWorker(faust.Worker):
-    """Faust's worker with an end to its shutdown, and without its spinner."""
+    """Faust's worker with an end to its shutdown, and without its spinner and its two seconds of sleep at the end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -148,6 +148,17 @@ class HeadraceWorker(faust.Worker):
     def _schedule_shutdown(self, signal: signal.Signals) -> None:
         limit_shutdown()
         super()._schedule_shutdown(signal)
+
+    def _gather_all(self) -> None:
+        """End what is left once every service has stopped: tasks that look after something for as long as they run."""
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self.loop.run_until_complete(asyncio.wait(left, timeout=CANCEL_S))
+
+    async def _sentinel_task(self) -> None:
+        """Nothing is waited for any more."""
 
 
 def create_app(

@@ -59,6 +59,10 @@ def test_a_clean_stop_finishes_the_chunk_and_commits_exactly_what_is_done(rig: R
     assert len(rig.rows()) == 4_000  # nothing twice
     assert_in_order(rig.rows(), restarts=0)
 
+    begun = time.monotonic()
+    assert rig.stop() == 0
+    assert time.monotonic() - begun < 1.5, "at rest it has nothing to wait for"
+
 
 def test_a_commit_never_passes_a_chunk_in_work(rig: Rig) -> None:
     rig.fill(0, 2_000)
