@@ -20,7 +20,7 @@ setup: $(VENV)/.ready ## Make .venv and download everything; starts nothing
 run: setup ## Bring everything up, play the sample batch, stay until Ctrl-C (DATA=folder PORT=8080)
 	@$(BIN)/headrace up --data '$(DATA)' --port '$(PORT)' --sample tests/data/sample-batch.json
 
-test: setup ## Run the tests: a quarter of an hour on two cores
+test: setup ## Run the tests: thirteen minutes on two cores
 	@$(BIN)/pytest -m 'not long'
 
 test-long: setup ## Run the tests that the others stand for, too long for every change
@@ -32,7 +32,7 @@ chaos: setup ## Load, faults and a checker, on and on (SEED=7 MINUTES=30 REPORT=
 outage: setup ## A Postgres outage of more than ten minutes (OUTAGE_S=seconds)
 	@HEADRACE_TEST_OUTAGE_S='$(OUTAGE_S)' $(BIN)/pytest tests/crash/test_outage.py -o log_cli=true --log-cli-level=INFO
 
-bench: setup ## Measure what an event costs, nine minutes on two cores; keeps the results by date
+bench: setup ## Measure what an event costs, about ten minutes on two cores; keeps the results by date
 	@$(BIN)/python -m tests.bench
 
 bench-growth: setup ## Measure costs and lists with 0.1, 1 and 10 million events; half an hour, 20 GB of disk
