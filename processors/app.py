@@ -20,7 +20,7 @@ from mode.utils.logging import level_number
 
 from processors import connection, exits, metrics, transport
 from processors.chunks import ChunkSchema
-from processors.drain import CANCEL_S, Drain
+from processors.drain import Drain
 from processors.logs import configure
 from processors.ports import Processor
 from processors.producer import BatchSender
@@ -94,6 +94,8 @@ class WorkerApp(faust.App):
         await super().on_stop()
         await self.drain.stop()
         self.watchdog.stop()
+        for look in self._watching:
+            look.cancel()  # else mode waits a second for them
 
     def on_rebalance_start(self) -> None:
         """Partitions are being assigned anew."""
@@ -139,7 +141,7 @@ class WorkerApp(faust.App):
 
 
 class HeadraceWorker(faust.Worker):
-    """Faust's worker with an end to its shutdown, and without its spinner and its two seconds of sleep at the end."""
+    """Faust's worker with an end to its shutdown, without its spinner and its sleep at the end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -149,16 +151,8 @@ class HeadraceWorker(faust.Worker):
         limit_shutdown()
         super()._schedule_shutdown(signal)
 
-    def _gather_all(self) -> None:
-        """End what is left once every service has stopped: tasks that look after something for as long as they run."""
-        left = asyncio.all_tasks(self.loop)
-        for task in left:
-            task.cancel()
-        if left:
-            self.loop.run_until_complete(asyncio.wait(left, timeout=CANCEL_S))
-
     async def _sentinel_task(self) -> None:
-        """Nothing is waited for any more."""
+        """Nothing is left to be waited for: mode sleeps a second here."""
 
 
 def create_app(

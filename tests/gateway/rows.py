@@ -12,7 +12,7 @@ from psycopg import sql
 from schemas.keys import new_key
 
 # As the migration has it: whoever has lost the table of fresh spans knows nothing of the newest events.
-WHOLE = "insert into headrace.fresh_spans values ('-infinity', 0, '-infinity', '-infinity', 0)"
+WHOLE = "insert into pg_temp.fresh_spans values ('-infinity', 0, '-infinity', '-infinity', 0)"
 T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
@@ -23,7 +23,7 @@ def copies(database_url: str) -> Iterator[psycopg.Connection]:
         connection.execute("set timezone = 'UTC'")
         for table in ("events", "spans", "fresh_spans"):
             connection.execute(f"create temporary table {table} (like headrace.{table} including all)".encode())
-        connection.execute(WHOLE.replace("headrace.", "pg_temp.").encode())
+        connection.execute(WHOLE.encode())
         yield connection
 
 

@@ -23,7 +23,7 @@ SECONDS = 12
 ERAS = 3
 ONE = timedelta(microseconds=1)
 FRESH_ONLY = f"with {MADE}, {UNTOLD_YET}, {FRESH} select * from fresh order by created_from"  # noqa: S608 - of literals
-EMPTY = "truncate pg_temp.events, pg_temp.spans, pg_temp.fresh_spans; " + WHOLE.replace("headrace.", "pg_temp.")
+EMPTY = "truncate pg_temp.events, pg_temp.spans, pg_temp.fresh_spans; " + WHOLE
 
 
 @pytest.fixture(scope="module")
